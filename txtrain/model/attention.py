@@ -1,0 +1,99 @@
+"""Multi-head, grouped-query and multi-query attention, over itself or over another sequence."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from txtrain.model.encoding.base import Encoding, Role
+from txtrain.model.kernels import Kernel, Scores
+from txtrain.model.shape import Stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What all layers of a stack share in one forward pass: made once, by `Context.build`."""
+
+    kernel: Kernel
+    prepared: dict[int | None, Any]
+    encoding: Encoding | None
+    tables: dict[Role, Any]
+
+    @classmethod
+    def build(cls, kernel: Kernel, scores: Scores, windows: set[int | None], dtype: Any) -> "Context":
+        """Computes tables, bias and masks for every window size that the layers use."""
+        encoding = scores.encoding
+        tables: dict[Role, Any] = {}
+        if encoding is not None:
+            tables = {"query": encoding.tables(scores.q_positions), "key": encoding.tables(scores.k_positions)}
+        return cls(
+            kernel=kernel, prepared=kernel.prepare(scores, windows, dtype), encoding=encoding, tables=tables
+        )
+
+    def rotate(self, x: Tensor, role: Role) -> Tensor:
+        """Applies the rotary encoding; the identity in cross-attention."""
+        return x if self.encoding is None else self.encoding.rotate(x, self.tables[role], role)
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with H query heads (https://arxiv.org/abs/1706.03762).
+
+    Args:
+        stack: sizes; `num_kv_heads` below `num_heads` shares each key and value head among a group of query heads.
+        cross: whether keys and values come from another sequence; a window then does not apply.
+        bias: whether the projections have biases.
+        scale: factor on the scores. Default: 1 / √head_dim.
+        qk_norm: whether queries and keys are RMS-normalised per head (https://arxiv.org/abs/2302.05442).
+        soft_cap: scores become soft_cap · tanh(score / soft_cap) (Gemma 2, https://arxiv.org/abs/2408.00118).
+        window: how far back a query sees, counting itself; all the way if None.
+    """
+
+    def __init__(
+        self,
+        *,
+        stack: Stack,
+        cross: bool = False,
+        bias: bool = False,
+        scale: float | None = None,
+        qk_norm: bool = False,
+        soft_cap: float | None = None,
+        window: int | None = None,
+    ) -> None:
+        super().__init__()
+        if soft_cap is not None and soft_cap <= 0:
+            raise ValueError(f"attention.soft_cap is {soft_cap}: give a positive number, such as attention.soft_cap=50")
+        if window is not None and window < 1:
+            raise ValueError(f"attention.window is {window}: give at least 1, such as attention.window=256")
+        self.head_dim = stack.head_dim
+        self.scale = stack.head_dim**-0.5 if scale is None else scale
+        self.soft_cap = soft_cap
+        self.window = None if cross else window
+        self.dropout = stack.dropout
+        inner, kv_inner = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
+        self.q_proj = nn.Linear(stack.dim, inner, bias=bias)
+        self.k_proj = nn.Linear(stack.dim, kv_inner, bias=bias)
+        self.v_proj = nn.Linear(stack.dim, kv_inner, bias=bias)
+        self.o_proj = nn.Linear(inner, stack.dim, bias=bias)
+        self.q_norm = nn.RMSNorm(stack.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(stack.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, context: Context, memory: Tensor | None = None) -> Tensor:
+        """x (B, Q, D) attends to itself, or to memory (B, K, D) → (B, Q, D)."""
+        source = x if memory is None else memory
+        q = context.rotate(self.q_norm(self._heads(self.q_proj(x))), "query")
+        k = context.rotate(self.k_norm(self._heads(self.k_proj(source))), "key")
+        v = self._heads(self.v_proj(source))
+        mixed = context.kernel.attend(
+            q,
+            k,
+            v,
+            context.prepared[self.window],
+            scale=self.scale,
+            soft_cap=self.soft_cap,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, heads · head_dim) → (B, heads, T, head_dim)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -1,0 +1,47 @@
+"""One layer: attention, [cross-attention,] feed-forward, joined by the norm placement."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from txtrain.model.attention import Attention, Context
+from txtrain.model.norm.base import NormPlacement
+from txtrain.model.shape import Stack
+
+
+class Block(nn.Module):
+    """The sublayers of one layer. It is the unit of checkpointing, compilation and sharding.
+
+    Args:
+        stack: what the layer is made for.
+        norm: the stack's placement, which wires the sublayers.
+        attention: makes an `Attention` from `stack` and `cross`.
+        ffn: makes a feed-forward layer from `stack`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stack: Stack,
+        norm: NormPlacement,
+        attention: Callable[..., Attention],
+        ffn: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        self.attention = attention(stack=stack, cross=False)
+        self.cross_attention = attention(stack=stack, cross=True) if stack.cross else None
+        self.ffn = ffn(stack=stack)
+        self.norm = norm.wiring()
+        self.dropout = nn.Dropout(stack.dropout)
+
+    def forward(
+        self, stream: Any, context: Context, memory: Tensor | None = None, memory_context: Context | None = None
+    ) -> Any:
+        """Passes the residual stream through the layer. memory (B, K, D) is what cross-attention attends to."""
+        sublayers: list[Callable[[Tensor], Tensor]] = [lambda x: self.dropout(self.attention(x, context))]
+        if self.cross_attention is not None:
+            cross = self.cross_attention
+            sublayers.append(lambda x: self.dropout(cross(x, memory_context, memory)))
+        sublayers.append(lambda x: self.dropout(self.ffn(x)))
+        return self.norm(stream, sublayers)

@@ -1,0 +1,61 @@
+"""What every positional encoding is: three places in the model where positions can enter."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from txtrain.model.shape import Stack
+
+Role = Literal["query", "key"]
+
+
+class Encoding(nn.Module):
+    """How a stack of layers knows the order of its tokens. One module serves all layers of the stack.
+
+    The model calls every hook unconditionally and each is the identity by default, so an option overrides only those
+    that it uses: `embed` (learned, sinusoidal), `tables` with `rotate` (the rotary family), or `bias_rule` (the bias
+    family). Cross-attention relates two different sequences, so neither `rotate` nor `bias` is called there.
+
+    Positions are integers; packing restarts them at each document.
+    """
+
+    def __init__(self, *, stack: Stack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Adds positions to token embeddings. x (B, T, D), positions (B or 1, T) → (B, T, D)."""
+        return x
+
+    def tables(self, positions: Tensor) -> Any:
+        """What `rotate` needs to know of positions (B or 1, T); made once in a forward pass, in float32, for all layers."""
+        return None
+
+    def rotate(self, x: Tensor, tables: Any, role: Role) -> Tensor:
+        """Turns queries or keys by their position. x (B, H, T, head_dim), tables from `tables` → the same shape."""
+        return x
+
+    def bias_rule(self, head: Tensor, q_position: Tensor, k_position: Tensor) -> Tensor:
+        """What is added to the score of one query and key, elementwise over integer tensors that broadcast.
+
+        The same rule makes the whole bias in `bias` and serves kernels that never hold it (FlexAttention).
+        """
+        raise NotImplementedError
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether scores get a bias."""
+        return self.has_bias_rule
+
+    @property
+    def has_bias_rule(self) -> bool:
+        """Whether that bias has an elementwise form."""
+        return type(self).bias_rule is not Encoding.bias_rule
+
+    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
+        """The bias of all scores. q_positions (B or 1, Q), k_positions (B or 1, K) → (B or 1, H, Q, K), or None."""
+        if not self.has_bias_rule:
+            return None
+        heads = torch.arange(self.stack.num_heads, device=q_positions.device)[None, :, None, None]
+        return self.bias_rule(heads, q_positions[:, None, :, None], k_positions[:, None, None, :])

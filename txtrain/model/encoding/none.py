@@ -1,0 +1,7 @@
+"""No positional encoding."""
+
+from txtrain.model.encoding.base import Encoding
+
+
+class NoEncoding(Encoding):
+    """Leaves order to the causal mask (NoPE, https://arxiv.org/abs/2305.19466); an encoder then sees a bag of tokens."""

@@ -1,0 +1,53 @@
+"""The feed-forward sublayer, plain and gated."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from txtrain.model.shape import Stack
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x))), at every position alike (https://arxiv.org/abs/1706.03762).
+
+    Args:
+        stack: sizes; the inner width is `ffn_dim`, or 4 D.
+        activation: the nonlinearity.
+        bias: whether the projections have biases.
+    """
+
+    def __init__(self, *, stack: Stack, activation: Literal["relu", "gelu"] = "gelu", bias: bool = False) -> None:
+        super().__init__()
+        inner = stack.ffn_dim or 4 * stack.dim
+        self.activation = ACTIVATIONS[activation]
+        self.up_proj = nn.Linear(stack.dim, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, stack.dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        return self.down_proj(self.activation(self.up_proj(x)))
+
+
+class GatedFeedForward(nn.Module):
+    """down(activation(gate(x)) · up(x)) (https://arxiv.org/abs/2002.05202): SwiGLU with silu, GEGLU with gelu.
+
+    Args:
+        stack: sizes; the inner width is `ffn_dim`, or ⅔ of 4 D (as many parameters as without the gate) in steps of 8.
+        activation: the nonlinearity of the gate.
+        bias: whether the projections have biases.
+    """
+
+    def __init__(self, *, stack: Stack, activation: Literal["silu", "gelu"] = "silu", bias: bool = False) -> None:
+        super().__init__()
+        inner = stack.ffn_dim or -(-8 * stack.dim // (3 * 8)) * 8
+        self.activation = ACTIVATIONS[activation]
+        self.gate_proj = nn.Linear(stack.dim, inner, bias=bias)
+        self.up_proj = nn.Linear(stack.dim, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, stack.dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,72 @@
+"""What every norm placement is: the wiring of residual branches and norms through a stack of layers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from txtrain.model.shape import Stack
+
+Sublayer = Callable[[Tensor], Tensor]
+
+BASE_STD = 0.02
+
+
+class Wiring(nn.Module, ABC):
+    """How one layer's sublayers and norms join the residual stream. It owns the layer's norms."""
+
+    @abstractmethod
+    def forward(self, stream: Any, sublayers: Sequence[Sublayer]) -> Any:
+        """Runs self-attention, [cross-attention,] and feed-forward, each (B, T, D) → (B, T, D), on the stream."""
+
+
+class NormPlacement(nn.Module, ABC):
+    """Where the norms of a stack stand. `open` the stream, pass it through each layer's `Wiring`, `close` it.
+
+    Args:
+        stack: the stack that it serves.
+        layer: the norm itself, LayerNorm (https://arxiv.org/abs/1607.06450) or RMSNorm (https://arxiv.org/abs/1910.07467).
+        eps: added to the variance or mean square.
+        bias: whether a LayerNorm has a bias (an RMSNorm has none).
+    """
+
+    def __init__(
+        self, *, stack: Stack, layer: Literal["layernorm", "rmsnorm"] = "rmsnorm", eps: float = 1e-5, bias: bool = False
+    ) -> None:
+        super().__init__()
+        if bias and layer == "rmsnorm":
+            raise ValueError("norm.bias=true needs norm.layer=layernorm: an RMSNorm has no bias")
+        self.stack, self._layer, self._eps, self._bias = stack, layer, eps, bias
+
+    def new_norm(self) -> nn.Module:
+        """A new norm over the last dimension, of size D."""
+        if self._layer == "layernorm":
+            return nn.LayerNorm(self.stack.dim, eps=self._eps, bias=self._bias)
+        return nn.RMSNorm(self.stack.dim, eps=self._eps)
+
+    def new_norms(self) -> nn.ModuleList:
+        """One new norm for each sublayer of a layer."""
+        return nn.ModuleList(self.new_norm() for _ in range(self.stack.sublayers))
+
+    def open(self, x: Tensor) -> Any:
+        """The embedded input (B, T, D) as a residual stream."""
+        return x
+
+    @abstractmethod
+    def wiring(self) -> Wiring:
+        """New wiring, with norms of its own, for one layer."""
+
+    @abstractmethod
+    def close(self, stream: Any) -> Tensor:
+        """The stream as the stack's output (B, T, D), with the final norm if there is one."""
+
+    def init_std(self, projection: str, linear: nn.Linear) -> float:
+        """Standard deviation of a projection's initial weights.
+
+        Branches add up in a stream that no norm bounds, so those that write to it (`o_proj`, `down_proj`) start smaller,
+        by 1/√(number of branches), as in GPT-2.
+        """
+        if projection in ("o_proj", "down_proj"):
+            return BASE_STD / (self.stack.sublayers * self.stack.num_layers) ** 0.5
+        return BASE_STD

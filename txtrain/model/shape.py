@@ -1,0 +1,97 @@
+"""The sizes of a model: what the `model` group says, and what a stack of layers knows of itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of a transformer, shared by every task.
+
+    Args:
+        dim: width D of the residual stream.
+        num_layers: layers in each stack.
+        num_heads: query heads H.
+        num_kv_heads: key and value heads; fewer than `num_heads` is grouped-query attention (https://arxiv.org/abs/2305.13245),
+            1 is multi-query attention (https://arxiv.org/abs/1911.02150). Default: `num_heads`.
+        head_dim: width of a head. Default: `dim / num_heads`.
+        ffn_dim: width of the feed-forward layer. Default: `4 * dim`, or the same number of parameters when it is gated.
+        dropout: probability of zeroing an element of the embeddings, the attention weights and each sublayer's output.
+    """
+
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    ffn_dim: int | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}=4")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.dropout is {self.dropout}: give a probability below 1, such as model.dropout=0.1")
+        if self.head_dim is None and self.dim % self.num_heads:
+            raise ValueError(
+                f"model.dim={self.dim} does not divide into model.num_heads={self.num_heads}: "
+                f"change one of them or set model.head_dim={max(1, self.dim // self.num_heads)}"
+            )
+        if self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise ValueError(
+                f"model.num_heads={self.num_heads} is no multiple of model.num_kv_heads={self.num_kv_heads}: "
+                f"set model.num_kv_heads=1 (multi-query), {self.num_heads} (multi-head) or a divisor between"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What one stack of layers is made for; handed to the encoding, norm placement, attention and feed-forward.
+
+    Args:
+        shape: the model's sizes.
+        causal: whether position i sees only positions up to i.
+        cross: whether each layer also attends to another stack's output.
+        max_len: longest sequence in training.
+        other_layers: layers of the stack that this one is paired with, 0 if there is none.
+    """
+
+    shape: Shape
+    causal: bool
+    max_len: int
+    cross: bool = False
+    other_layers: int = 0
+
+    @property
+    def dim(self) -> int:
+        return self.shape.dim
+
+    @property
+    def num_layers(self) -> int:
+        return self.shape.num_layers
+
+    @property
+    def num_heads(self) -> int:
+        return self.shape.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.shape.num_kv_heads or self.shape.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.shape.head_dim or self.shape.dim // self.shape.num_heads
+
+    @property
+    def ffn_dim(self) -> int | None:
+        return self.shape.ffn_dim
+
+    @property
+    def dropout(self) -> float:
+        return self.shape.dropout
+
+    @property
+    def sublayers(self) -> int:
+        """Residual branches in a layer: self-attention, cross-attention if any, feed-forward."""
+        return 3 if self.cross else 2

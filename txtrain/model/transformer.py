@@ -1,0 +1,172 @@
+"""The models, read top to bottom: a stack of layers, and the encoder, decoder and encoder-decoder made of it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from txtrain.model.attention import Attention, Context
+from txtrain.model.block import Block
+from txtrain.model.embed import Embedding
+from txtrain.model.encoding.base import Encoding
+from txtrain.model.head import Head
+from txtrain.model.init import initialise_block, initialise_embedding
+from txtrain.model.kernels import Scores, choose_kernel
+from txtrain.model.mask import Mask
+from txtrain.model.norm.base import NormPlacement
+from txtrain.model.shape import Shape, Stack
+
+
+class TransformerStack(nn.Module):
+    """Layers with one positional encoding and one norm placement.
+
+    Args:
+        stack: what it is made for.
+        encoding, norm, attention, ffn: each makes its part from `stack`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stack: Stack,
+        encoding: Callable[..., Encoding],
+        norm: Callable[..., NormPlacement],
+        attention: Callable[..., Attention],
+        ffn: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        self.causal = stack.causal
+        self.encoding = encoding(stack=stack)
+        self.norm = norm(stack=stack)
+        self.blocks = nn.ModuleList(
+            Block(stack=stack, norm=self.norm, attention=attention, ffn=ffn) for _ in range(stack.num_layers)
+        )
+        for block in self.blocks:
+            initialise_block(block, self.norm)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        *,
+        documents: Tensor | None = None,
+        padding: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_padding: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, T, D), positions (B or 1, T), documents and padding (B, T) → (B, T, D).
+
+        With cross-attention, memory (B, K, D) and its padding (B, K), True for real tokens.
+        """
+        mask = Mask(causal=self.causal, documents=documents, padding=padding)
+        context = self._context(x, mask, positions, positions, self.encoding)
+        memory_context = None
+        if memory is not None:
+            memory_positions = torch.arange(memory.size(1), device=memory.device)[None]
+            memory_mask = Mask(causal=False, padding=memory_padding)
+            memory_context = self._context(x, memory_mask, positions, memory_positions, None)
+        stream = self.norm.open(x)
+        for block in self.blocks:
+            stream = block(stream, context, memory, memory_context)
+        return self.norm.close(stream)
+
+    def _context(
+        self, x: Tensor, mask: Mask, q_positions: Tensor, k_positions: Tensor, encoding: Encoding | None
+    ) -> Context:
+        scores = Scores(mask=mask, encoding=encoding, q_positions=q_positions, k_positions=k_positions)
+        layers = [block.attention if encoding is not None else block.cross_attention for block in self.blocks]
+        kernel, _ = choose_kernel(soft_cap=layers[0].soft_cap)
+        return Context.build(kernel, scores, {layer.window for layer in layers}, x.dtype)
+
+
+class Encoder(nn.Module):
+    """Every token sees every token (BERT's body).
+
+    Args:
+        vocab_size: number of different tokens V.
+        max_len: longest sequence in training.
+        shape: sizes.
+        embedding: makes an `Embedding` from `vocab_size`, `dim` and `dropout`.
+        other_layers: layers of the decoder that reads this encoder's output, 0 if none.
+        axes: encoding, norm, attention, ffn, each of which makes its part from a `Stack`.
+    """
+
+    causal = False
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_len: int,
+        shape: Shape,
+        embedding: Callable[..., Embedding],
+        other_layers: int = 0,
+        cross: bool = False,
+        **axes: Callable[..., Any],
+    ) -> None:
+        super().__init__()
+        stack = Stack(shape=shape, causal=self.causal, max_len=max_len, cross=cross, other_layers=other_layers)
+        self.embedding = embedding(vocab_size=vocab_size, dim=shape.dim, dropout=shape.dropout)
+        self.stack = TransformerStack(stack=stack, **axes)
+        initialise_embedding(self.embedding.tokens, self.embedding.scale)
+        if self.embedding.types is not None:
+            initialise_embedding(self.embedding.types)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **masks: Tensor | None
+    ) -> Tensor:
+        """tokens (B, T), and what `TransformerStack.forward` takes → (B, T, D). Positions count from 0 by default."""
+        if positions is None:
+            positions = torch.arange(tokens.size(1), device=tokens.device)[None]
+        x = self.embedding(tokens, partial(self.stack.encoding.embed, positions=positions), types)
+        return self.stack(x, positions, **masks)
+
+
+class Decoder(Encoder):
+    """Every token sees those before it, and scores the next (GPT).
+
+    Args:
+        vocab_size, max_len, shape, embedding, axes: as in `Encoder`.
+        head: makes a `Head` from `embedding`, `vocab_size` and `dim`.
+        cross: whether each layer attends to an encoder's output too.
+    """
+
+    causal = True
+
+    def __init__(self, *, vocab_size: int, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
+        super().__init__(vocab_size=vocab_size, shape=shape, **rest)
+        self.head = head(embedding=self.embedding, vocab_size=vocab_size, dim=shape.dim)
+        if not self.embedding.tied:
+            nn.init.normal_(self.head.linear.weight, std=0.02)
+        if self.head.linear.bias is not None:
+            nn.init.zeros_(self.head.linear.bias)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **masks: Tensor | None
+    ) -> Tensor:
+        """tokens (B, T) → logits (B, T, V)."""
+        return self.head(super().forward(tokens, positions, types, **masks))
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder reads the source, and a decoder that attends to it writes the target (https://arxiv.org/abs/1706.03762).
+
+    Args:
+        vocab_size, max_len, shape, embedding, head, axes: as in `Encoder` and `Decoder`; both sides have them alike and
+            share the token vectors.
+    """
+
+    def __init__(self, *, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
+        super().__init__()
+        self.encoder = Encoder(shape=shape, other_layers=shape.num_layers, **rest)
+        self.decoder = Decoder(shape=shape, other_layers=shape.num_layers, cross=True, head=head, **rest)
+        self.decoder.embedding.tokens.weight = self.encoder.embedding.tokens.weight
+        if self.encoder.embedding.tied:
+            self.decoder.head.linear.weight = self.encoder.embedding.tokens.weight
+
+    def forward(self, source: Tensor, target: Tensor, source_padding: Tensor | None = None) -> Tensor:
+        """source (B, S), target (B, T), source_padding (B, S), True for real tokens → logits (B, T, V)."""
+        memory = self.encoder(source, padding=source_padding)
+        return self.decoder(target, memory=memory, memory_padding=source_padding)
