@@ -47,4 +47,4 @@ class Mask:
         batch = torch.arange(rows, device=device)[:, None, None]
         query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
         key = torch.arange(num_keys, device=device)
-        return self.allows(batch, query, key, window)[:, None].expand(-1, -1, num_queries, -1)
+        return self.allows(batch, query, key, window).broadcast_to(rows, num_queries, num_keys)[:, None]
