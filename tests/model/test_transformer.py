@@ -1,0 +1,137 @@
+"""The models: what each token may know, what is shared, and how many parameters there are."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from txtrain.model import Decoder, Encoder, EncoderDecoder, Shape
+from txtrain.model.attention import Attention
+from txtrain.model.embed import Embedding
+from txtrain.model.encoding import NoEncoding
+from txtrain.model.ffn import FeedForward, GatedFeedForward
+from txtrain.model.head import Head, Loss
+from txtrain.model.norm import PreNorm
+
+VOCAB, LENGTH = 50, 12
+
+
+def new_model(model_class=Decoder, shape=None, **changes):
+    torch.manual_seed(0)
+    parts = {"encoding": NoEncoding, "norm": PreNorm, "attention": Attention, "ffn": GatedFeedForward}
+    parts |= {"embedding": Embedding} | ({} if model_class is Encoder else {"head": Head})
+    shape = shape or Shape(dim=32, num_layers=2, num_heads=4, num_kv_heads=2)
+    return model_class(vocab_size=VOCAB, max_len=LENGTH, shape=shape, **(parts | changes)).eval()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+def test_decoder_is_causal(tokens):
+    model, changed = new_model(), tokens.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % VOCAB
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert not torch.allclose(before[:, 7:], after[:, 7:])
+
+
+def test_encoder_is_not(tokens):
+    model, changed = new_model(Encoder), tokens.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % VOCAB
+    assert not torch.allclose(model(tokens)[:, 0], model(changed)[:, 0])
+
+
+def test_documents_do_not_leak(tokens):
+    """A window of two documents gives each token what it gets when its document stands alone."""
+    model, cut = new_model(), 5
+    documents = (torch.arange(LENGTH) >= cut).long().expand(2, -1)
+    positions = torch.cat([torch.arange(cut), torch.arange(LENGTH - cut)])[None]
+    packed = model(tokens, positions, documents=documents)
+    torch.testing.assert_close(packed[:, :cut], model(tokens[:, :cut]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(packed[:, cut:], model(tokens[:, cut:]), rtol=0, atol=1e-6)
+
+
+def test_padding_changes_no_real_token(tokens):
+    model = new_model(Encoder)
+    padding = (torch.arange(LENGTH) < 9).expand(2, -1)
+    torch.testing.assert_close(model(tokens, padding=padding)[:, :9], model(tokens[:, :9]), rtol=0, atol=1e-6)
+
+
+def test_decoder_reads_only_real_memory(tokens):
+    model = new_model(EncoderDecoder)
+    padding = (torch.arange(LENGTH) < 9).expand(2, -1)
+    with_padding = model(tokens, tokens[:, :4], padding)
+    torch.testing.assert_close(with_padding, model(tokens[:, :9], tokens[:, :4]), rtol=0, atol=1e-6)
+    changed = tokens.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % VOCAB
+    assert not torch.allclose(model(changed, tokens[:, :4], padding), with_padding)
+
+
+def test_tying_shares_one_matrix():
+    tied, untied = new_model(), new_model(embedding=partial(Embedding, tied=False))
+    assert tied.head.linear.weight is tied.embedding.tokens.weight
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    assert count(untied) - count(tied) == VOCAB * 32
+    both = new_model(EncoderDecoder)
+    assert both.decoder.embedding.tokens.weight is both.encoder.embedding.tokens.weight
+    assert both.decoder.head.linear.weight is both.encoder.embedding.tokens.weight
+
+
+def test_parameter_count_is_the_formula():
+    """GPT-2 small without biases and positions: V·D + L(12·D² + 2·D) + D."""
+    shape = Shape(dim=768, num_layers=12, num_heads=12)
+    with torch.device("meta"):
+        model = new_model(shape=shape, ffn=FeedForward)
+    assert sum(p.numel() for p in model.parameters()) == VOCAB * 768 + 12 * (12 * 768**2 + 2 * 768) + 768
+
+
+def test_grouped_queries_equal_repeated_keys_and_values(tokens):
+    """Grouped-query attention is multi-head attention whose key and value heads are copies."""
+    grouped = new_model()
+    full = new_model(shape=Shape(dim=32, num_layers=2, num_heads=4))
+    weights = grouped.state_dict()
+    for name in list(weights):
+        if "k_proj" in name or "v_proj" in name:
+            weights[name] = weights[name].unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(weights)
+    torch.testing.assert_close(grouped(tokens), full(tokens), rtol=0, atol=1e-6)
+
+
+def test_shape_says_what_is_impossible():
+    with pytest.raises(ValueError, match="model.head_dim=10"):
+        Shape(dim=32, num_layers=1, num_heads=3)
+    with pytest.raises(ValueError, match="model.num_kv_heads=1"):
+        Shape(dim=32, num_layers=1, num_heads=4, num_kv_heads=3)
+    with pytest.raises(ValueError, match="model.num_layers=4"):
+        Shape(dim=32, num_layers=0, num_heads=4)
+    with pytest.raises(ValueError, match="model.dropout"):
+        Shape(dim=32, num_layers=1, num_heads=4, dropout=1.0)
+
+
+def test_loss_sums_over_valid_targets():
+    """Against the definitions of cross-entropy, label smoothing and z-loss, in float64."""
+    logits = torch.randn(2, 3, VOCAB, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.tensor([[1, -100, 3], [4, 5, -100]])
+    log_z = logits.logsumexp(-1)
+    smoothed = entropy = z = 0.0
+    for row, column in [(0, 0), (0, 2), (1, 0), (1, 1)]:
+        log_p = logits[row, column] - log_z[row, column]
+        entropy -= log_p[targets[row, column]]
+        smoothed -= 0.9 * log_p[targets[row, column]] + 0.1 * log_p.mean()
+        z += log_z[row, column] ** 2
+    objective, plain = Loss(label_smoothing=0.1, z_loss=0.01)(logits, targets)
+    torch.testing.assert_close(plain.double(), entropy, rtol=1e-6, atol=0)
+    torch.testing.assert_close(objective.double(), smoothed + 0.01 * z, rtol=1e-6, atol=0)
+
+
+def test_soft_cap_bounds_the_logits(tokens):
+    model = new_model(head=partial(Head, soft_cap=0.05))
+    free = new_model()
+    torch.testing.assert_close(model(tokens), 0.05 * torch.tanh(free(tokens) / 0.05))
+
+
+def test_scaled_embedding_starts_at_unit_variance(tokens):
+    model = new_model(embedding=partial(Embedding, scale=True), shape=Shape(dim=256, num_layers=1, num_heads=4))
+    assert model.embedding(tokens, lambda x: x).std().item() == pytest.approx(1.0, rel=0.1)

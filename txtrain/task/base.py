@@ -1,0 +1,163 @@
+"""The only LightningModule: builds the model, counts the loss exactly, and validates exactly."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from txtrain.model.block import Block
+from txtrain.model.checkpointing import CheckpointingPolicy
+from txtrain.model.head import Loss
+from txtrain.model.lora import LoRA
+from txtrain.schedule import Schedule
+from txtrain.strategy import clip_gradients, shard
+
+Batch = dict[str, Tensor]
+
+
+class Task(LightningModule):
+    """A model, its loss and its optimizer. A task is a subclass that says which model and how to compute the loss.
+
+    The loss of an optimizer step is the sum over all valid targets of all micro-batches on all ranks, divided by their
+    number. Every micro-batch knows how many targets its rank has in the step, so one integer all-reduce a step gives
+    the divisor; engines then average over ranks and micro-batches, and the loss is scaled up by just that.
+
+    Args:
+        build_model: makes the model, on whatever device is current.
+        lora: adapters to add.
+        adapt_only: whether the base is trained already, so that only adapters train.
+        checkpointing: which activations to keep.
+        optimizer: makes the optimizer from the model.
+        schedule: factor on the learning rate, by step.
+        loss: what to minimise.
+        compile_blocks: whether to `torch.compile` each block.
+        seed: of the initial weights.
+    """
+
+    model_class: ClassVar[type[nn.Module]]
+
+    def __init__(
+        self,
+        *,
+        build_model: Callable[[], nn.Module],
+        lora: LoRA,
+        checkpointing: CheckpointingPolicy,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Schedule,
+        loss: Loss,
+        adapt_only: bool = False,
+        compile_blocks: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.build_model, self.lora, self.adapt_only, self.checkpointing = build_model, lora, adapt_only, checkpointing
+        self.new_optimizer, self.schedule, self.loss = optimizer, schedule, loss
+        self.compile_blocks, self.seed = compile_blocks, seed
+        self.model: nn.Module | None = None
+        self.grad_norm: Tensor | None = None
+        self.tokens_seen = 0
+        self.validation: dict[str, float] = {}
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What to minimise and the plain cross-entropy, each summed over the batch's valid targets."""
+
+    # The model
+
+    def configure_model(self) -> None:
+        """Builds, adapts, checkpoints, compiles, shards: in this order, whatever the strategy."""
+        if self.model is not None:
+            return
+        # Every rank and strategy starts from the same weights, drawn on the CPU and in float32.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(self.seed)
+            self.model = self.build_model()
+            self.lora.apply(self.model, adapt_only=self.adapt_only)
+        self.checkpointing.apply(self.model)
+        if self.compile_blocks:
+            for module in self.model.modules():
+                if isinstance(module, Block):
+                    module.compile()
+        shard(self.trainer.strategy, self.model)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.new_optimizer(self.model)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.scale(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        self.grad_norm = clip_gradients(self, gradient_clip_val)
+
+    def flops_per_token(self, length: int) -> float:
+        """Multiply-adds ×2 of forward and backward for one token in a sequence of `length` (PaLM, appendix B).
+
+        A frozen matrix needs no gradient of its own, only that of its input.
+        """
+        total = 0.0
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear):
+                total += (6 if module.weight.requires_grad else 4) * module.in_features * module.out_features
+            if isinstance(module, Block):
+                total += 12 * length * module.attention.q_proj.out_features
+        return total
+
+    # One optimizer step
+
+    def on_fit_start(self) -> None:
+        # Ranks draw different dropout masks; a resumed run's generators are restored after this.
+        torch.manual_seed(self.seed + 1 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        accumulation = self.trainer.accumulate_grad_batches
+        if batch_index % accumulation == 0:
+            self._step_targets = self._sum_over_ranks(batch["step_tokens"])
+            self._step_entropy = torch.zeros((), device=self.device)
+        objective, entropy = self.losses(batch)
+        self._step_entropy += entropy
+        if (batch_index + 1) % accumulation == 0:
+            self.tokens_seen = self.tokens_seen + self._step_targets
+        return objective * (accumulation * self.trainer.world_size) / self._step_targets.clamp(min=1)
+
+    def step_loss(self) -> float:
+        """Mean cross-entropy of the latest optimizer step over all ranks. Every rank must call it."""
+        return (self._sum_over_ranks(self._step_entropy) / self._step_targets.clamp(min=1)).item()
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        self._entropy = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._targets = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        _, entropy = self.losses(batch)
+        self._entropy += entropy
+        self._targets += (batch["targets"] >= 0).sum()
+
+    def on_validation_epoch_end(self) -> None:
+        loss = (self._sum_over_ranks(self._entropy) / self._sum_over_ranks(self._targets)).item()
+        self.validation = {f"validation/{name}": value for name, value in self.metrics(loss).items()}
+        self.log_dict(self.validation, logger=False)
+
+    def metrics(self, loss: float) -> dict[str, float]:
+        """What validation reports, from the mean cross-entropy in nats."""
+        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+
+    # What goes on
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tokens_seen"] = int(self.tokens_seen)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.tokens_seen = checkpoint["tokens_seen"]
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value.clone(), reduce_op="sum")

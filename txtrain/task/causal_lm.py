@@ -1,0 +1,23 @@
+"""Language modelling: predict each token from those before it (GPT)."""
+
+import math
+
+from torch import Tensor
+
+from txtrain.model import Decoder
+from txtrain.task.base import Batch, Task
+
+
+class CausalLM(Task):
+    """Next-token prediction with a decoder. Batches hold tokens and targets (B, T); packed ones also documents and positions."""
+
+    model_class = Decoder
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self.model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
+        return self.loss(logits, batch["targets"])
+
+    def metrics(self, loss: float) -> dict[str, float]:
+        data = self.trainer.datamodule
+        bits_per_byte = loss / math.log(2) * data.validation_tokens / data.validation_bytes
+        return super().metrics(loss) | {"bits_per_byte": bits_per_byte}
