@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from txtrain.model.norm.layer import RMSNorm
 from txtrain.model.shape import Stack
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -31,19 +32,26 @@ class NormPlacement(nn.Module, ABC):
         bias: whether a LayerNorm has a bias (an RMSNorm has none).
     """
 
+    branch_gain: float = 1.0
+    """Factor on the initial weights of what writes to the stream: `o_proj` and `down_proj`."""
+
     def __init__(
         self, *, stack: Stack, layer: Literal["layernorm", "rmsnorm"] = "rmsnorm", eps: float = 1e-5, bias: bool = False
     ) -> None:
         super().__init__()
         if bias and layer == "rmsnorm":
-            raise ValueError("norm.bias=true needs norm.layer=layernorm: an RMSNorm has no bias")
+            raise ValueError(
+                "norm.bias=true needs a norm that has one, got norm.layer=rmsnorm: set norm.layer=layernorm"
+            )
+        if eps <= 0:
+            raise ValueError(f"norm.eps is {eps}: give a positive number, such as norm.eps=1e-5")
         self.stack, self._layer, self._eps, self._bias = stack, layer, eps, bias
 
     def new_norm(self) -> nn.Module:
         """A new norm over the last dimension, of size D."""
         if self._layer == "layernorm":
             return nn.LayerNorm(self.stack.dim, eps=self._eps, bias=self._bias)
-        return nn.RMSNorm(self.stack.dim, eps=self._eps)
+        return RMSNorm(self.stack.dim, eps=self._eps)
 
     def new_norms(self) -> nn.ModuleList:
         """One new norm for each sublayer of a layer."""
@@ -62,11 +70,10 @@ class NormPlacement(nn.Module, ABC):
         """The stream as the stack's output (B, T, D), with the final norm if there is one."""
 
     def init_std(self, projection: str, linear: nn.Linear) -> float:
-        """Standard deviation of a projection's initial weights.
+        """Standard deviation of the initial weights of a projection, such as `q_proj`."""
+        return BASE_STD * (self.branch_gain if projection in ("o_proj", "down_proj") else 1.0)
 
-        Branches add up in a stream that no norm bounds, so those that write to it (`o_proj`, `down_proj`) start smaller,
-        by 1/√(number of branches), as in GPT-2.
-        """
-        if projection in ("o_proj", "down_proj"):
-            return BASE_STD / (self.stack.sublayers * self.stack.num_layers) ** 0.5
-        return BASE_STD
+
+def unbounded_branch_gain(stack: Stack) -> float:
+    """GPT-2's gain for branches that add up with no norm between: 1 / √(their number), so that their sum is as one."""
+    return (stack.sublayers * stack.num_layers) ** -0.5

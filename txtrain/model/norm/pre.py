@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from txtrain.model.norm.base import NormPlacement, Sublayer, Wiring
+from txtrain.model.norm.base import NormPlacement, Sublayer, Wiring, unbounded_branch_gain
 
 
 class PreNormWiring(Wiring):
@@ -26,6 +26,7 @@ class PreNorm(NormPlacement):
 
     def __init__(self, **base: Any) -> None:
         super().__init__(**base)
+        self.branch_gain = unbounded_branch_gain(self.stack)
         self.final = self.new_norm()
 
     def wiring(self) -> PreNormWiring:
