@@ -29,7 +29,7 @@ class Encoding(nn.Module):
         return x
 
     def tables(self, positions: Tensor) -> Any:
-        """What `rotate` needs to know of positions (B or 1, T); made once in a forward pass, in float32, for all layers."""
+        """What `rotate` needs of positions (B or 1, T): made once in a forward pass for all layers, in float32."""
         return None
 
     def rotate(self, x: Tensor, tables: Any, role: Role) -> Tensor:

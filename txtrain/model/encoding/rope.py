@@ -1,0 +1,99 @@
+"""Rotary positions: pairs of query and key dimensions turn by an angle proportional to their position."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from txtrain.model.encoding.base import Encoding, Role
+from txtrain.model.encoding.frequencies import scaled_frequencies
+from txtrain.model.shape import Stack
+
+Rotation = tuple[Tensor, Tensor]
+
+
+class Rope(Encoding):
+    """RoPE (https://arxiv.org/abs/2104.09864): scores depend on content and on the difference of positions only.
+
+    The i-th pair (a, b) of dimensions at position p becomes (a·cos φ - b·sin φ, b·cos φ + a·sin φ), with
+    φ = p · theta^(-2i/rotated).
+
+    Args:
+        stack: what it serves.
+        theta: the longest wave is 2π · theta tokens.
+        fraction: share of each head's dimensions that turns (GPT-NeoX, Phi).
+        layout: `half` pairs dimension i with i + rotated/2 (Llama, GPT-NeoX), `interleaved` 2i with 2i + 1 (GPT-J).
+        scaling: how frequencies are slowed for sequences longer than trained on; see `frequencies.py`.
+        factor: new length / old length, for every scaling.
+        original_len: the old length, for dynamic, yarn and llama3.
+        band: turns within the old length below which a frequency is slowed, and above which it is kept, for yarn and
+            llama3. Default: [1, 32] and [1, 4].
+        attention_factor: factor on rotated queries and keys, for yarn. Default: 0.1 · ln(factor) + 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        stack: Stack,
+        theta: float = 10000.0,
+        fraction: float = 1.0,
+        layout: Literal["half", "interleaved"] = "half",
+        scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = None,
+        factor: float | None = None,
+        original_len: int | None = None,
+        band: list[float] | None = None,
+        attention_factor: float | None = None,
+    ) -> None:
+        super().__init__(stack=stack)
+        if theta <= 1:
+            raise ValueError(f"encoding.theta is {theta}: give a number above 1, such as encoding.theta=10000")
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"encoding.fraction is {fraction}: give a share above 0, up to 1, such as encoding.fraction=0.5"
+            )
+        self.rotated = int(stack.head_dim * fraction)
+        if self.rotated % 2 or not self.rotated:
+            raise ValueError(
+                f"rotary encodings turn pairs, but of model.head_dim={stack.head_dim} dimensions "
+                f"encoding.fraction={fraction:g} leaves {self.rotated}: change one so that the product is even, "
+                f"such as model.head_dim={stack.head_dim + stack.head_dim % 2} encoding.fraction=1"
+            )
+        self.layout = layout
+        self.frequencies = scaled_frequencies(
+            scaling,
+            dim=self.rotated,
+            theta=theta,
+            factor=factor,
+            original_len=original_len,
+            band=band,
+            attention_factor=attention_factor,
+        )
+
+    def tables(self, positions: Tensor) -> Rotation:
+        """Cosines and signed sines, each (B or 1, 1, T, rotated) in float32."""
+        angles = positions[..., None].float() * self.frequencies.at(positions)
+        cos, sin = angles.cos() * self.frequencies.gain, angles.sin() * self.frequencies.gain
+        return self._pairs(cos, cos)[:, None], self._pairs(-sin, sin)[:, None]
+
+    def rotate(self, x: Tensor, tables: Rotation, role: Role) -> Tensor:
+        """Three operations whatever the layout: x · cos + partner · (∓ sin).
+
+        They run in float32, the tables' type: angles rounded to bfloat16 would differ between positions the same
+        distance apart. The result is rounded once.
+        """
+        cos, sin = tables
+        turning = x[..., : self.rotated]
+        turned = torch.addcmul(turning * cos, self._partners(turning), sin).to(x.dtype)
+        return turned if self.rotated == x.size(-1) else torch.cat((turned, x[..., self.rotated :]), dim=-1)
+
+    def _pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """Values for the first and the second member of each pair, put where the layout has them."""
+        if self.layout == "half":
+            return torch.cat((first, second), dim=-1)
+        return torch.stack((first, second), dim=-1).flatten(-2)
+
+    def _partners(self, x: Tensor) -> Tensor:
+        """Each dimension's partner in its place."""
+        if self.layout == "half":
+            return x.roll(self.rotated // 2, dims=-1)
+        return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
