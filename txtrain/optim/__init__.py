@@ -1,0 +1,7 @@
+"""Optimizers. Each option is called with the built model and makes the parameter groups itself."""
+
+from txtrain.optim.adamw import adamw
+from txtrain.optim.muon import Muon
+from txtrain.optim.sgd import sgd
+
+__all__ = ["Muon", "adamw", "sgd"]
