@@ -1,0 +1,179 @@
+"""Loaders: which rank sees which samples in which micro-batch, and how a run goes on in the middle of an epoch.
+
+Both are plain iterables, not `torch.utils.data.DataLoader`s, so Lightning puts no sampler of its own into them; a
+DataLoader inside brings worker processes and pinned memory.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from txtrain.data.order import permute
+from txtrain.data.packing import IGNORED, PADDING
+
+Batch = dict[str, Tensor]
+
+
+class Samples(Protocol):
+    """What a loader asks of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: NDArray[np.int64]) -> Batch:
+        """The samples with these indices, an empty row with no valid target for `PADDING`."""
+
+
+class StepLoader:
+    """Micro-batches of training, whole optimizer steps at a time.
+
+    Step s of an epoch takes samples [s * batch_size, (s + 1) * batch_size) of the epoch's permutation. Each rank takes
+    an equal contiguous share, filled up with empty rows to `accumulation` micro-batches of `micro` rows, so that every
+    step has one shape, the last of an epoch too. Each micro-batch carries `step_tokens`, the valid targets of this rank
+    in this step.
+
+    Args:
+        samples: the training set.
+        batch_size: samples per optimizer step over all ranks.
+        micro: rows of a micro-batch.
+        accumulation: micro-batches per optimizer step on each rank.
+        rank: this process.
+        ranks: number of processes.
+        seed: of the order.
+        num_workers: processes that prepare steps in advance; 0 does it here.
+        pin_memory: place batches where a GPU copies faster from.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        batch_size: int,
+        micro: int,
+        accumulation: int,
+        rank: int = 0,
+        ranks: int = 1,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        assert accumulation * micro * ranks >= batch_size, "a step's samples do not fit into its micro-batches"
+        self.samples, self.batch_size, self.micro, self.accumulation = samples, batch_size, micro, accumulation
+        self.rank, self.ranks, self.seed = rank, ranks, seed
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.steps = -(-len(samples) // batch_size)
+        self.on_resume: Callable[[int], None] | None = None  # told the micro-batch at which a restored epoch goes on
+        self._epoch = 0
+        self._start = 0  # step at which the next iterator begins
+        self._step = 0  # steps handed out in this epoch, which are those trained: the DataLoader's lead is not counted
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: Lightning makes the first iterator before it calls `set_epoch` and reads its first batch after.
+        first, self._start = self._start, 0
+        self._step = first
+        order = range(first, self.steps)
+        for step, batches in zip(order, self._prepared(order), strict=True):
+            for number, batch in enumerate(batches, start=1):
+                self._step = step + (number == self.accumulation)
+                yield batch
+
+    def _prepared(self, order: range) -> DataLoader:
+        return DataLoader(
+            _Steps(self, self._epoch),
+            sampler=order,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # its own: an iterator otherwise draws its seed from the global generator
+        )
+
+    @property
+    def sampler(self) -> "StepLoader":
+        """Lightning calls `set_epoch` on a loader's `sampler`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._start, self._step = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epoch, self._start = state_dict["epoch"], state_dict["step"]
+        self._step = self._start
+        if self.on_resume is not None:
+            self.on_resume(self._start * self.accumulation)
+
+    def rows(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Sample indices of this rank's part of a step, (accumulation, micro), `PADDING` where empty."""
+        first = step * self.batch_size
+        count = min(self.batch_size, len(self.samples) - first)
+        mine = np.arange(first + self.rank * count // self.ranks, first + (self.rank + 1) * count // self.ranks)
+        rows = np.full(self.accumulation * self.micro, PADDING, dtype=np.int64)
+        rows[: len(mine)] = permute(mine, size=len(self.samples), seed=self.seed, epoch=epoch)
+        return rows.reshape(self.accumulation, self.micro)
+
+
+class _Steps(Dataset[list[Batch]]):
+    """This rank's micro-batches of each step of an epoch."""
+
+    def __init__(self, loader: StepLoader, epoch: int) -> None:
+        self.rows = loader.rows
+        self.samples = loader.samples
+        self.epoch = epoch
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        batches = [self.samples.batch(rows) for rows in self.rows(self.epoch, step)]
+        tokens = torch.stack([(batch["targets"] != IGNORED).sum() for batch in batches]).sum()
+        return [batch | {"step_tokens": tokens} for batch in batches]
+
+
+class EvaluationLoader:
+    """Micro-batches of evaluation: each sample exactly once over all ranks, as many batches on each.
+
+    The order is a fixed permutation, so that the first batches (`trainer.limit_val_batches`) are a fair sample.
+
+    Args:
+        samples: the validation set.
+        micro: rows of a batch, filled up with empty ones.
+        rank: this process.
+        ranks: number of processes.
+        num_workers: processes that prepare batches in advance; 0 does it here.
+        pin_memory: place batches where a GPU copies faster from.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        micro: int,
+        rank: int = 0,
+        ranks: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        # A batch of all ranks is a step of the training loader with no accumulation, in the order of epoch 0.
+        self._loader = StepLoader(
+            samples,
+            batch_size=micro * ranks,
+            micro=micro,
+            accumulation=1,
+            rank=rank,
+            ranks=ranks,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)

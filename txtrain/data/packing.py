@@ -1,0 +1,67 @@
+"""Packing: one long stream of tokens, cut into windows of equal length.
+
+The stream of a split is `<end> document <end> document <end> ...`: the end of text closes each document and opens the
+next. Window i holds the `seq_len + 1` tokens from `i * seq_len` on, so neighbours share one token and every token but
+the first is a target exactly once. The last window is filled up with targets that do not count.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+IGNORED = -100
+PADDING = -1
+
+
+class Windows:
+    """Windows over a file of tokens.
+
+    Args:
+        path: tokens as plain unsigned integers.
+        dtype: "uint16" or "uint32".
+        seq_len: tokens T in a window.
+        packing: with "documents" a batch also says which document each token is in and at which position.
+        end_of_text: the id between documents.
+    """
+
+    def __init__(
+        self, *, path: Path, dtype: str, seq_len: int, packing: Literal["concat", "documents"], end_of_text: int
+    ) -> None:
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self.seq_len = seq_len
+        self.packing = packing
+        self.end_of_text = end_of_text
+        self.targets = max(0, path.stat().st_size // self.dtype.itemsize - 1)
+
+    def __len__(self) -> int:
+        return -(-self.targets // self.seq_len)
+
+    def batch(self, index: NDArray[np.int64]) -> dict[str, Tensor]:
+        """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, and `index` (B,)."""
+        # Opened per batch: a memory map that travels to a worker by pickling would take the whole file along.
+        stream = np.memmap(self.path, dtype=self.dtype, mode="r")
+        place = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)
+        real = (place >= 0) & (place <= self.targets) & (index[:, None] != PADDING)
+        window = np.where(real, stream[np.where(real, place, 0)], self.end_of_text).astype(np.int64)
+        tokens = window[:, :-1]
+        batch = {
+            "tokens": tokens,
+            "targets": np.where(real[:, 1:], window[:, 1:], IGNORED),
+            "index": index.astype(np.int64),
+        }
+        if self.packing == "documents":
+            batch |= self._documents(tokens)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+    def _documents(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Each token's document, counted within its row, and its position there; an end of text opens a document."""
+        opens = tokens == self.end_of_text
+        opens[:, 0] = True
+        column = np.arange(self.seq_len)
+        start = np.maximum.accumulate(np.where(opens, column, 0), axis=1)
+        return {"positions": column - start, "documents": np.cumsum(opens, axis=1) - 1}

@@ -1,0 +1,54 @@
+"""The user's own files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from txtrain.data import files
+from txtrain.data.language import LanguageData
+from txtrain.data.split import Document
+from txtrain.errors import UserError
+
+
+class TextFiles(LanguageData):
+    """Files of plain text, JSON lines or Parquet, also compressed.
+
+    Args:
+        path: a file, a folder, a glob, or a list of them.
+        field: the field of .jsonl and .parquet that holds the text.
+        validation_path: files to validate on. Default: `validation_fraction` of the documents in `path`.
+    """
+
+    def __init__(
+        self, *, path: str | list[str], field: str = "text", validation_path: str | list[str] | None = None, **base: Any
+    ) -> None:
+        super().__init__(**base)
+        self.path = path
+        self.field = field
+        self.validation_path = validation_path
+
+    def identity(self) -> Any:
+        found = {"files": files.state(self._files("path"))}
+        if self.validation_path is not None:
+            found["validation_files"] = files.state(self._files("validation_path"))
+        return found | {"field": self.field}
+
+    def documents(self) -> Iterator[Document]:
+        return self._read(self._files("path"))
+
+    def validation_documents(self) -> Iterator[Document] | None:
+        return None if self.validation_path is None else self._read(self._files("validation_path"))
+
+    def _files(self, option: str) -> list[Path]:
+        found = files.find_files(getattr(self, option), key=f"data.{option}")
+        if not any(file.stat().st_size for file in found):
+            raise UserError(f"data.{option}={getattr(self, option)} is empty: give a file with text in it")
+        return found
+
+    def _read(self, found: list[Path]) -> Iterator[Document]:
+        for file in found:
+            for text in files.read_documents(file, self.field):
+                yield text, text
+
+    def _named(self) -> str:
+        return f"data.path={self.path}"

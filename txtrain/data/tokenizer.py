@@ -1,0 +1,248 @@
+"""Tokenizers: byte-level BPE, bytes, characters, and any `tokenizer.json`.
+
+Each is a `tokenizers.Tokenizer` inside, so each saves one file that the `tokenizers` and `transformers` libraries load.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+
+from txtrain.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+# Encoding uses every core. Said aloud, because a later fork (a DataLoader worker) otherwise prints a warning.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+class Tokenizer(ABC):
+    """Text to integers and back; unusable until `fit` or `load` was called."""
+
+    sample_characters: int | None = None  # how much text `fit` wants to see; None is all of it
+
+    def __init__(self) -> None:
+        self._core: tokenizers.Tokenizer | None = None
+        self._end_of_text = -1
+
+    @abstractmethod
+    def fit(self, texts: Iterable[str]) -> None:
+        """Learn what there is to learn from the training split, given in a random but fixed order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What this tokenizer will be, given the same training text."""
+
+    @property
+    def core(self) -> tokenizers.Tokenizer:
+        """The `tokenizers` object that does the work."""
+        if self._core is None:
+            raise RuntimeError("a tokenizer works only after fit() or load()")
+        return self._core
+
+    @property
+    def vocab_size(self) -> int:
+        return self.core.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends a document, and so also stands before one."""
+        self.core  # noqa: B018 - says so when there is none yet
+        return self._end_of_text
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, on all cores, without special tokens: `<|endoftext|>` in a text is spelt out."""
+        return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of the ids, end-of-text left out."""
+        return self.core.decode([token for token in ids if token != self._end_of_text], skip_special_tokens=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write a `tokenizer.json`."""
+        self.core.save(str(path))
+
+    def load(self, path: str | Path) -> None:
+        """Take over what `save` wrote."""
+        self._adopt(tokenizers.Tokenizer.from_file(str(path)), END_OF_TEXT)
+
+    def _adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+        end = core.token_to_id(end_of_text)
+        assert end is not None, f"no token {end_of_text}"
+        core.encode_special_tokens = True  # a text that holds "<|endoftext|>" must not end a document
+        core.no_truncation()
+        core.no_padding()
+        self._core, self._end_of_text = core, end
+
+
+class BPE(Tokenizer):
+    """Byte-level byte-pair encoding as in GPT-2 (https://arxiv.org/abs/1508.07909), lossless on any text.
+
+    Args:
+        vocab_size: number of tokens: 256 bytes, the end of text, and merges.
+    """
+
+    sample_characters = 3_000_000  # merges hardly change beyond this, and it takes two seconds
+
+    def __init__(self, *, vocab_size: int = 4096) -> None:
+        super().__init__()
+        self._size = vocab_size
+
+    def fit(self, texts: Iterable[str]) -> None:
+        if self._size < 257:
+            raise UserError(
+                f"tokenizer.vocab_size={self._size} does not hold the 256 bytes and the end of text: "
+                "set tokenizer.vocab_size=257 or more"
+            )
+        core = tokenizers.Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self._size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
+        core.train_from_iterator(_sample(texts, self.sample_characters), trainer)
+        reached = core.get_vocab_size()
+        if reached < self._size:
+            raise UserError(
+                f"tokenizer.vocab_size={self._size} is more than the training text allows: "
+                f"set tokenizer.vocab_size={reached} or less, or give more text"
+            )
+        self._adopt(core, END_OF_TEXT)
+
+    def fingerprint(self) -> str:
+        return f"bpe vocab_size={self._size} sample={self.sample_characters} tokenizers={tokenizers.__version__}"
+
+
+class Byte(Tokenizer):
+    """One token per byte of UTF-8, whose id is the byte's value, and 256 for the end of text."""
+
+    def fit(self, texts: Iterable[str] = ()) -> None:
+        letters = _byte_letters()
+        core = tokenizers.Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(letters)}, merges=[]))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        core.decoder = decoders.ByteLevel()
+        core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        self._adopt(core, END_OF_TEXT)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [list(text.encode()) for text in texts]
+
+    def fingerprint(self) -> str:
+        return "byte"
+
+
+class Char(Tokenizer):
+    """One token per character of the training split; any other character becomes the replacement character U+FFFD."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids: dict[str, int] = {}
+
+    def fit(self, texts: Iterable[str]) -> None:
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(text)
+        characters = sorted(seen - {UNKNOWN}) + [UNKNOWN]
+        model = models.WordLevel({character: i for i, character in enumerate(characters)}, unk_token=UNKNOWN)
+        core = tokenizers.Tokenizer(model)
+        core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+        core.decoder = decoders.Fuse()
+        core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        self._adopt(core, END_OF_TEXT)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        unknown = self._ids[UNKNOWN]
+        return [[self._ids.get(character, unknown) for character in text] for text in texts]
+
+    def fingerprint(self) -> str:
+        return "char"
+
+    def _adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+        super()._adopt(core, end_of_text)
+        self._ids = core.get_vocab(with_added_tokens=False)
+
+
+class Pretrained(Tokenizer):
+    """A tokenizer that was trained before: a `tokenizer.json`, or a folder (a run, a Hugging Face model) that has one.
+
+    Args:
+        path: the file or folder.
+        end_of_text: the token that ends a document. Default: the `eos_token` in the folder's `tokenizer_config.json`,
+            else the first of `<|endoftext|>`, `</s>`, `<|end_of_text|>`, `<eos>`, `[SEP]` that the vocabulary has.
+    """
+
+    endings = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
+
+    def __init__(self, *, path: str, end_of_text: str | None = None) -> None:
+        super().__init__()
+        self._path = path
+        self._ending = end_of_text
+
+    @property
+    def _file(self) -> Path:
+        path = Path(self._path).expanduser()
+        return path / "tokenizer.json" if path.is_dir() else path
+
+    def fit(self, texts: Iterable[str] = ()) -> None:
+        self.load(self._file)
+
+    def load(self, path: str | Path) -> None:
+        try:
+            core = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exceptions
+            raise UserError(f"tokenizer.path={self._path} cannot be read ({error}): give a tokenizer.json") from None
+        endings = [self._ending] if self._ending else [*self._configured(), *self.endings]
+        for ending in endings:
+            if core.token_to_id(ending) is not None:
+                return self._adopt(core, ending)
+        raise UserError(
+            f"tokenizer.path={self._path} has no token {' or '.join(endings)} to end a document: "
+            "name one of its tokens with tokenizer.end_of_text=TOKEN"
+        )
+
+    def fingerprint(self) -> str:
+        try:
+            content = self._file.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"tokenizer.path={self._path} cannot be read ({error.strerror}): give a tokenizer.json or its folder"
+            ) from None
+        return f"pretrained {hashlib.sha256(content).hexdigest()} {self._ending or self._configured()}"
+
+    def _configured(self) -> list[str]:
+        """The end of text that a Hugging Face folder names, if it does."""
+        config = self._file.with_name("tokenizer_config.json")
+        if not config.is_file():
+            return []
+        token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        return [token] if token else []
+
+
+def _sample(texts: Iterable[str], characters: int) -> Iterable[str]:
+    """The first texts, up to so many characters in all."""
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _byte_letters() -> list[str]:
+    """The printable character by which byte-level tokenizers write each byte, in the order of bytes (GPT-2's table)."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
