@@ -19,6 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv with the pinned packages (PYTHON=python3.12 picks the Python)
+	@:
 
 train: $(INSTALLED) ## set up, then train; ARGS="norm=post lora.rank=8" overrides the config
 	@$(PY) train.py $(ARGS)
