@@ -1,5 +1,6 @@
 """The lock, the wheel and the image: that what they name exists and agrees."""
 
+import ast
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 import tomllib
 import zipfile
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from itertools import chain
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def test_the_lock_pins_everything_that_the_requirements_lead_to() -> None:
     closure = installed_closure()
     assert {"torch", "antlr4-python3-runtime", "aiohttp"} <= closure.keys()
     assert closure.keys() <= pins().keys()
+
+
+def test_every_import_of_the_package_is_a_requirement() -> None:
+    files = [*(ROOT / "txtrain").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"txtrain", "hydra_plugins"}
+    providers = packages_distributions()
+    wanted = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    missing = {name for name in modules if not wanted & set(map(canonicalize_name, providers[name]))}
+    assert {"torch", "lightning", "hydra"} <= modules
+    assert not missing
 
 
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="not in the environment that make builds")
