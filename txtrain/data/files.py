@@ -88,7 +88,7 @@ def _open(file: Path) -> BinaryIO:
     if file.suffix == ".gz":
         return cast(BinaryIO, gzip.open(file, "rb"))
     if file.suffix == ".zst":
-        return zstandard.open(file, "rb")
+        return io.BufferedReader(zstandard.open(file, "rb"))
     return file.open("rb")
 
 
