@@ -1,5 +1,7 @@
 """The feed-forward sublayer, plain and gated."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
@@ -7,7 +9,12 @@ from torch import Tensor, nn
 
 from txtrain.model.shape import Stack
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # as GPT-2, BLOOM, Gemma and T5 1.1 were trained
+    "silu": F.silu,
+}
 
 
 class FeedForward(nn.Module):
@@ -19,7 +26,9 @@ class FeedForward(nn.Module):
         bias: whether the projections have biases.
     """
 
-    def __init__(self, *, stack: Stack, activation: Literal["relu", "gelu"] = "gelu", bias: bool = False) -> None:
+    def __init__(
+        self, *, stack: Stack, activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu", bias: bool = False
+    ) -> None:
         super().__init__()
         inner = stack.ffn_dim or 4 * stack.dim
         self.activation = ACTIVATIONS[activation]
@@ -40,7 +49,9 @@ class GatedFeedForward(nn.Module):
         bias: whether the projections have biases.
     """
 
-    def __init__(self, *, stack: Stack, activation: Literal["silu", "gelu"] = "silu", bias: bool = False) -> None:
+    def __init__(
+        self, *, stack: Stack, activation: Literal["silu", "gelu", "gelu_tanh"] = "silu", bias: bool = False
+    ) -> None:
         super().__init__()
         inner = stack.ffn_dim or -(-8 * stack.dim // (3 * 8)) * 8
         self.activation = ACTIVATIONS[activation]
