@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import socket
+import time
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
+from txtrain.data import hub
 from txtrain.data.files import find_files, read_documents
 from txtrain.data.hub import HubText
 from txtrain.data.text import TextFiles
@@ -131,6 +134,17 @@ def test_hub_without_a_network(tmp_path, monkeypatch):
     ) as caught:
         HubText(name="some/thing", tokenizer=Byte(), cache_dir=str(tmp_path)).prepare()
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_never_answers(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the connection and says nothing
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        start = time.perf_counter()
+        with pytest.raises(UserError, match="cannot be reached"):
+            HubText(name="some/thing", tokenizer=Byte(), cache_dir=str(tmp_path)).prepare()
+        assert time.perf_counter() - start < 5
 
 
 def test_streaming_needs_an_end():

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face Hub."""
 
 import os
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -84,16 +85,27 @@ class HubText(LanguageData):
     def _reach_hub(self) -> None:
         """Without this, a machine with no network waits through minutes of retries."""
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        try:
-            urllib.request.urlopen(urllib.request.Request(hub, method="HEAD"), timeout=PATIENCE).close()
-        except urllib.error.HTTPError:
-            pass  # an answer all the same
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+        answers: list[str] = []
+
+        def ask() -> None:
+            try:
+                urllib.request.urlopen(urllib.request.Request(hub, method="HEAD"), timeout=PATIENCE).close()
+                answers.append("")
+            except urllib.error.HTTPError:
+                answers.append("")  # an answer all the same
+            except (OSError, ValueError) as error:
+                answers.append(str(getattr(error, "reason", error)))
+
+        # In a thread, since the timeout does not cover the look-up of the name.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        reason = answers[0] if answers else f"no answer in {PATIENCE:.0f} s"
+        if reason:
             raise UserError(
                 f"data.name={self.dataset} needs {hub}, which cannot be reached ({reason}): connect, set "
                 "HF_HUB_OFFLINE=1 to use what was downloaded before, or use data=text data.path=FILE"
-            ) from None
+            )
 
     def _named(self) -> str:
         return f"data.name={self.dataset}"
