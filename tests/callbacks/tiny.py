@@ -1,0 +1,164 @@
+"""A task and its data that are as small as can be, with what the callbacks ask of the real ones."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+
+from txtrain.callbacks import new_callbacks
+from txtrain.data.loader import EvaluationLoader, StepLoader
+from txtrain.saving import Save
+
+VOCABULARY, LENGTH = 11, 8
+
+
+class TinyTask(LightningModule):
+    """Scores each next token from the token itself, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Embedding(VOCABULARY, 16), nn.Dropout(0.3), nn.Linear(16, VOCABULARY))
+        self.tokens_seen = 0
+        self.grad_norm: Tensor | None = None
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.grad_norm = nn.utils.get_total_norm([weight.grad for weight in self.model.parameters()])
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(self.model(batch["tokens"]).transpose(1, 2), batch["targets"], reduction="sum")
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        accumulation = self.trainer.accumulate_grad_batches
+        if index % accumulation == 0:
+            self.step_sum, self.step_tokens = 0.0, int(batch["step_tokens"])
+        loss = self.loss(batch)
+        self.step_sum += loss.item()
+        if (index + 1) % accumulation == 0:
+            self.tokens_seen += self.step_tokens
+        return loss * accumulation / self.step_tokens
+
+    def step_loss(self) -> float:
+        return self.step_sum / self.step_tokens
+
+    def flops_per_token(self, length: int) -> float:
+        return 6.0 * sum(weight.numel() for weight in self.model.parameters())
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        torch.rand(3)  # validation may draw random numbers: training must not feel it
+        self.log("validation/loss", self.loss(batch) / (batch["targets"] >= 0).sum(), logger=False, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tokens_seen"] = self.tokens_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.tokens_seen = checkpoint["tokens_seen"]
+
+
+class Windows:
+    """Arithmetic sequences modulo the vocabulary."""
+
+    def __len__(self) -> int:
+        return 22
+
+    def batch(self, index: Any) -> dict[str, Tensor]:
+        rows = torch.as_tensor(index)[:, None]
+        tokens = (rows + torch.arange(LENGTH + 1) * (1 + rows % 3)) % VOCABULARY
+        targets = torch.where(rows >= 0, tokens[:, 1:], -100)
+        return {"tokens": tokens[:, :-1], "targets": targets, "index": rows[:, 0]}
+
+
+class Letters:
+    end_of_text = VOCABULARY - 1
+    vocab_size = VOCABULARY
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join("abcdefghij\n"[token] for token in tokens)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [["abcdefghij\n".index(letter) for letter in text] for text in texts]
+
+
+class TinyData(LightningDataModule):
+    """Four steps an epoch, the last of them cut short."""
+
+    seq_len, batch_size, train_tokens, validation_tokens = LENGTH, 6, 22 * LENGTH, 22 * LENGTH
+
+    def __init__(self, accumulation: int = 1) -> None:
+        super().__init__()
+        self.steps_of = accumulation
+        self.tokenizer = Letters()
+
+    def micro(self, devices: int) -> int:
+        return 6 // self.steps_of
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(Windows(), batch_size=6, micro=6 // self.steps_of, accumulation=self.steps_of)
+
+    def val_dataloader(self) -> EvaluationLoader:
+        return EvaluationLoader(Windows(), micro=11)
+
+
+CONFIG = {
+    "model": {"num_layers": 1, "dim": 16, "num_heads": 1},
+    "encoding": {"_target_": "txtrain.model.encoding.none.NoEncoding"},
+}
+
+
+class Run:
+    """One process's worth of a run: a trainer with all callbacks, and what it trained."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        max_steps: int = 10,
+        accumulation: int = 1,
+        every: int | str = 100,
+        keep: int = 2,
+        validate: int | None = None,
+        loggers: list[Any] | None = None,
+        samples: dict[str, Any] | None = None,
+        extra: Any = (),
+        **trainer: Any,
+    ) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.run_dir, self.task, self.data = run_dir, TinyTask(), TinyData(accumulation)
+        callbacks, self.summary = new_callbacks(
+            run_dir=run_dir, config=CONFIG, save=Save(every=every, keep=keep), samples=samples or {"length": 4}
+        )
+        self.trainer = Trainer(
+            accelerator="cpu",
+            max_steps=max_steps,
+            accumulate_grad_batches=accumulation,
+            val_check_interval=validate * accumulation if validate else None,
+            limit_val_batches=1.0 if validate else 0,
+            check_val_every_n_epoch=None,
+            callbacks=[*callbacks, *extra],
+            logger=loggers or [],
+            log_every_n_steps=trainer.pop("log_every_n_steps", 1),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=run_dir,
+            **trainer,
+        )
+
+    def fit(self, checkpoint: Path | None = None) -> "Run":
+        self.trainer.fit(self.task, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+        return self
+
+    def weights(self) -> list[Tensor]:
+        return [weight.detach() for weight in self.task.model.parameters()]
+
+    def optimizer(self) -> list[Tensor]:
+        states = self.trainer.optimizers[0].state_dict()["state"].values()
+        return [value for state in states for value in state.values()]

@@ -1,0 +1,46 @@
+"""What happens beside the training steps: numbers, progress, samples, checkpoints, summaries. One small file each."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+
+from txtrain.callbacks.checkpoints import Checkpoints
+from txtrain.callbacks.clock import Clock
+from txtrain.callbacks.final_validation import FinalValidation
+from txtrain.callbacks.metrics import Metrics
+from txtrain.callbacks.progress import Progress
+from txtrain.callbacks.random_state import RandomState
+from txtrain.callbacks.samples import Samples
+from txtrain.callbacks.summary import Summary
+from txtrain.saving import Save
+
+
+def new_callbacks(
+    *, run_dir: Path, config: Mapping[str, Any], save: Save, samples: Mapping[str, Any] | None = None
+) -> tuple[list[Callback], Summary]:
+    """All callbacks of a run in the order in which their hooks must run, and the one whose `finish` ends it.
+
+    Args:
+        run_dir: where they write.
+        config: the run's, plain.
+        save: when to write checkpoints.
+        samples: arguments of `Samples` beside the clock.
+    """
+    clock = Clock()
+    metrics = Metrics(run_dir=run_dir, clock=clock)
+    texts = Samples(clock=clock, **(samples or {}))
+    summary = Summary(run_dir=run_dir, config=config, metrics=metrics, samples=texts)
+    progress = Progress(metrics=metrics, clock=clock)
+    # The generators' state is taken before anything else may draw; a checkpoint holds the outcome of all others.
+    callbacks = [
+        RandomState(),
+        FinalValidation(),
+        metrics,
+        summary,
+        progress,
+        texts,
+        Checkpoints(run_dir=run_dir, save=save, clock=clock),
+    ]
+    return callbacks, summary

@@ -1,0 +1,122 @@
+"""The numbers of a run: measured, written to metrics.jsonl, and handed to the loggers."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from txtrain.callbacks.clock import Clock
+from txtrain.callbacks.hardware import peak_flops, peak_memory
+from txtrain.callbacks.steps import is_log_step, new_step
+from txtrain.saving import PARTIAL
+
+
+class Metrics(Callback):
+    """One row at every logged optimizer step, and one at every validation.
+
+    Between logged steps nothing asks the GPU for a number, so the CPU can run ahead of it.
+
+    Args:
+        run_dir: of the run; rows go to `metrics.jsonl` in it.
+        clock: of training alone.
+    """
+
+    def __init__(self, *, run_dir: Path, clock: Clock) -> None:
+        self.path, self.clock = run_dir / "metrics.jsonl", clock
+        self.train: dict[str, float] = {}
+        self.validation: dict[str, float] = {}
+        self.warm: tuple[int, float] | None = None  # tokens and seconds after the first step, which also compiles
+        self._step = 0
+        self._rate = 0.0
+        self._latest = (0, 0.0)
+        self._peak_flops: float | None = None
+
+    def on_train_start(self, trainer: Trainer, task: Any) -> None:
+        self._step = trainer.global_step
+        if trainer.is_global_zero:
+            cut_back(self.path, self._step)
+        device_peak = peak_flops(task.device)
+        self._peak_flops = device_peak * trainer.world_size if device_peak is not None else None
+        self.clock.start()
+        self._latest = (int(task.tokens_seen), self.clock.seconds)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # of this step: the schedule moves on at its end
+
+    def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not new_step(trainer, self._step):
+            return
+        self._step = trainer.global_step
+        if self.warm is None:
+            self.warm = (int(task.tokens_seen), self.clock.seconds)
+        if is_log_step(trainer):
+            self.train = self._measure(trainer, task, length=batch["tokens"].size(1))
+            self._write(trainer, self.train)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.stop()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.clock.stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        found = trainer.callback_metrics.items()
+        self.validation = {name: float(value) for name, value in found if name.startswith("validation/")}
+        self._write(trainer, self.validation)
+        if trainer.state.fn == "fit":
+            self.clock.start()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train": self.train, "validation": self.validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.train, self.validation = state_dict["train"], state_dict["validation"]
+
+    def tokens_per_second(self) -> float | None:
+        """Over all of training in this process but its first step, if it made more than one."""
+        if self.warm is None:
+            return None
+        tokens, seconds = self._latest
+        if tokens == self.warm[0]:
+            return self.train.get("train/tokens_per_second")
+        return (tokens - self.warm[0]) / max(seconds - self.warm[1], 1e-9)
+
+    def _measure(self, trainer: Trainer, task: Any, *, length: int) -> dict[str, float]:
+        loss = task.step_loss()  # waits for the GPU, so the clock below has seen all work done
+        memory = torch.tensor(float(peak_memory(task.device)), dtype=torch.float64, device=task.device)
+        memory = trainer.strategy.reduce(memory, reduce_op="max")
+        tokens, seconds = int(task.tokens_seen), self.clock.seconds
+        speed = (tokens - self._latest[0]) / max(seconds - self._latest[1], 1e-9)
+        self._latest = (tokens, seconds)
+        row = {"train/loss": loss, "train/lr": self._rate}
+        if task.grad_norm is not None:
+            row["train/grad_norm"] = float(task.grad_norm)
+        row |= {"train/tokens_per_second": speed, "train/memory_bytes": int(memory), "train/tokens": tokens}
+        if self._peak_flops is not None:
+            row["train/mfu"] = speed * task.flops_per_token(length) / self._peak_flops
+        return row
+
+    def _write(self, trainer: Trainer, row: dict[str, float]) -> None:
+        step = trainer.global_step
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                print(json.dumps({"step": step, **row}), file=file)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=step)
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Removes what was written after `step`, and a last line that was not written to its end."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in kept if json.loads(line)["step"] <= step]
+    beside = path.with_name(path.name + PARTIAL)
+    beside.write_text("".join(kept))
+    os.replace(beside, path)

@@ -1,0 +1,97 @@
+"""How far the training is: a bar in a terminal, plain lines elsewhere."""
+
+import logging
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+from txtrain.callbacks.clock import Clock
+from txtrain.callbacks.metrics import Metrics
+from txtrain.callbacks.steps import is_log_step, new_step
+from txtrain.logger import LOG_ONLY, console
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Callback):
+    """Loss, tokens per second and time left, after each logged step.
+
+    Args:
+        metrics: where the numbers come from.
+        clock: of training alone.
+    """
+
+    def __init__(self, *, metrics: Metrics, clock: Clock) -> None:
+        self.metrics, self.clock = metrics, clock
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._total: int | None = None
+        self._first = self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first = self._step = trainer.global_step
+        total = trainer.estimated_stepping_batches
+        self._total = int(total) if total != float("inf") else None
+        if trainer.is_global_zero and console.is_terminal:
+            columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=console)
+            self._task = self._bar.add_task("", total=self._total, completed=self._step)
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero or not new_step(trainer, self._step):
+            return
+        self._step = trainer.global_step
+        text = self._text() if is_log_step(trainer) else None
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._step, description=text)
+        if text is not None:
+            total = "" if self._total is None else f"/{self._total}"
+            log.info("step %d%s  %s", self._step, total, text, extra=LOG_ONLY if self._bar is not None else None)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            found = self.metrics.validation.items()
+            numbers = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in found)
+            log.info("validation at step %d  %s", trainer.global_step, numbers)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _text(self) -> str:
+        row = self.metrics.train
+        parts = [f"loss {row['train/loss']:.4f}", f"lr {row['train/lr']:.2e}"]
+        parts.append(f"{short(row['train/tokens_per_second'])} tokens/s")
+        if "train/mfu" in row:
+            parts.append(f"mfu {row['train/mfu']:.0%}")
+        if self._total is not None:
+            per_step = self.clock.seconds / (self._step - self._first)
+            parts.append(f"{duration(per_step * (self._total - self._step))} left")
+        return "  ".join(parts)
+
+
+def short(number: float) -> str:
+    """12345 → 12.3k."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3723 → 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,116 @@
+"""What the model writes, as it learns."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import nn
+
+from txtrain.callbacks.clock import Clock
+from txtrain.generate import sample
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ["step", "prompt", "text"]
+PROMPT_TOKENS = 16  # taken from the validation set when no prompt is given
+
+
+class Samples(Callback):
+    """A continuation of the same prompt with the same random numbers, after each validation.
+
+    Every rank runs the model, since a sharded one works only together; the generators of training are not touched.
+
+    Args:
+        clock: stopped while sampling.
+        prompt: to continue; None takes the first tokens of the validation set.
+        length: tokens to write; 0 writes none.
+        temperature: 0 takes the likeliest token each time.
+        top_k: draw among this many likeliest tokens; None among all.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        prompt: str | None = None,
+        length: int = 64,
+        temperature: float = 0.8,
+        top_k: int | None = 50,
+    ) -> None:
+        self.clock, self.prompt, self.length, self.temperature, self.top_k = clock, prompt, length, temperature, top_k
+        self.rows: list[list[Any]] = []
+        self._first_tokens: list[int] | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The latest sample, prompt and all."""
+        return self.rows[-1][1] + self.rows[-1][2] if self.rows else None
+
+    def on_validation_batch_start(
+        self, trainer: Any, task: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and self._first_tokens is None:
+            if self.prompt:
+                tokens = trainer.datamodule.tokenizer.encode_batch([self.prompt])[0]
+            else:
+                tokens = batch["tokens"][0, :PROMPT_TOKENS].tolist()
+            self._first_tokens = trainer.strategy.broadcast(tokens)
+
+    def on_validation_end(self, trainer: Any, task: Any) -> None:
+        if trainer.sanity_checking or self.length == 0 or not self._first_tokens:
+            return
+        tokenizer, prompt = trainer.datamodule.tokenizer, self._first_tokens
+        with self.clock.stopped(), evaluating(task), trainer.precision_plugin.forward_context():
+            tokens = sample(
+                task.model,
+                prompt,
+                length=self.length,
+                max_len=trainer.datamodule.seq_len,
+                temperature=self.temperature,
+                top_k=self.top_k,
+                generator=torch.Generator().manual_seed(0),
+            )
+        text = tokenizer.decode(_until(tokens[len(prompt) :], tokenizer.end_of_text))
+        self.rows.append([trainer.global_step, tokenizer.decode(prompt), text])
+        if trainer.is_global_zero:
+            self._report(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def _report(self, trainer: Trainer) -> None:
+        step, prompt, text = self.rows[-1]
+        log.info("sample at step %d  %s|%s", step, _one_line(prompt), _one_line(text))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                # A table is fixed once logged, so each has the rows of all before it.
+                logger.log_table("samples", columns=COLUMNS, data=self.rows, step=step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("samples", f"    {prompt}|{text}".replace("\n", "\n    "), step)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and each submodule's own mode again after."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "⏎")

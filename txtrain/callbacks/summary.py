@@ -1,0 +1,163 @@
+"""What a run is, told at its start, and what came of it, told at its end and written to summary.json."""
+
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from txtrain.callbacks.metrics import Metrics
+from txtrain.callbacks.progress import duration, short
+from txtrain.callbacks.samples import Samples
+from txtrain.saving import BEST, LAST, PARTIAL, find_checkpoint
+
+log = logging.getLogger(__name__)
+
+AXES = ("encoding", "norm", "attention", "ffn", "optimizer", "schedule")
+
+
+class Summary(Callback):
+    """A few lines before the first step and after the last.
+
+    Args:
+        run_dir: of the run; the outcome goes to `summary.json` in it.
+        config: the run's, plain.
+        metrics: where the numbers come from.
+        samples: where the text comes from.
+    """
+
+    def __init__(self, *, run_dir: Path, config: Mapping[str, Any], metrics: Metrics, samples: Samples) -> None:
+        self.run_dir, self.config, self.metrics, self.samples = run_dir, config, metrics, samples
+        self._seconds_before = 0.0  # of the runs that this one goes on from
+        self._since = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            for name, text in self.describe(trainer, pl_module).items():
+                log.info("%-13s  %s", name, text)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if interrupted else f"{type(exception).__name__}: {exception}".splitlines()[0]
+        self.finish(trainer, pl_module, state="interrupted" if interrupted else "failed", stopped=reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"wall_seconds": self._wall_seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = state_dict["wall_seconds"]
+
+    def describe(self, trainer: Any, task: Any) -> dict[str, str]:
+        """What will run, by name."""
+        data, config = trainer.datamodule, self.config
+        total, trainable = count_parameters(task.model)
+        accumulation, devices, shape = trainer.accumulate_grad_batches, trainer.world_size, config["model"]
+        steps, in_epoch = trainer.estimated_stepping_batches, trainer.num_training_batches / accumulation
+        training = "all trainable" if total == trainable else f"{short(trainable)} trainable"
+        return {
+            "model": f"{shape['num_layers']} layers, width {shape['dim']}, {shape['num_heads']} heads; "
+            f"{short(total)} parameters, {training}",
+            "axes": ", ".join(f"{axis} {_option(config[axis])}" for axis in AXES if axis in config),
+            "data": f"{short(data.train_tokens)} tokens to train on, {short(data.validation_tokens)} to validate; "
+            f"vocabulary of {data.tokenizer.vocab_size}",
+            "batch": f"{data.batch_size} sequences of {data.seq_len} a step: micro-batches of {data.micro(devices)}"
+            f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
+            "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
+            "device": f"{task.device.type}, precision {trainer.precision}, {type(trainer.strategy).__name__}",
+            "run directory": str(self.run_dir),
+            "logger": ", ".join(_logger_name(logger) for logger in trainer.loggers) or "none",
+        }
+
+    def finish(
+        self, trainer: Trainer, task: Any, *, state: str = "finished", stopped: str | None = None
+    ) -> dict[str, Any]:
+        """Tells and writes what came of the run, and returns it."""
+        outcome = self.outcome(trainer, task) | {"state": state, "stopped": stopped or why_stopped(trainer)}
+        if trainer.is_global_zero:
+            write_json(self.run_dir / "summary.json", outcome)
+            self._tell(outcome)
+        return outcome
+
+    def outcome(self, trainer: Trainer, task: Any) -> dict[str, Any]:
+        train = self.metrics.train
+        validation = {name.removeprefix("validation/"): value for name, value in self.metrics.validation.items()}
+        total, trainable = count_parameters(task.model) if task.model is not None else (None, None)
+        return {
+            "validation_loss": validation.pop("loss", None),
+            **validation,
+            "train_loss": train.get("train/loss"),
+            "steps": trainer.global_step,
+            "tokens": int(task.tokens_seen),
+            "tokens_per_second": self.metrics.tokens_per_second(),
+            "peak_memory_bytes": train.get("train/memory_bytes"),
+            "parameters": total,
+            "trainable_parameters": trainable,
+            "wall_seconds": round(self._wall_seconds(), 3),
+            "sample": self.samples.text,
+        }
+
+    def _tell(self, outcome: Mapping[str, Any]) -> None:
+        numbers = {name: value for name, value in outcome.items() if value is not None}
+        told = {name: f"{numbers[name]:.4f}" for name in numbers if name.endswith(("loss", "perplexity", "byte"))}
+        told |= {name: f"{numbers[name]:,}" for name in ("parameters", "trainable_parameters") if name in numbers}
+        if "tokens_per_second" in numbers:
+            told["tokens_per_second"] = short(numbers["tokens_per_second"])
+        if "peak_memory_bytes" in numbers:
+            told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
+        told["time"] = f"{duration(outcome['wall_seconds'])} for {outcome['steps']} steps"
+        told[outcome["state"]] = outcome["stopped"]
+        if outcome["sample"]:
+            told["sample"] = outcome["sample"].replace("\n", "\n" + " " * 22)
+        told |= self._what_next()
+        for name, text in told.items():
+            log.info("%-20s  %s", name.replace("_", " "), text)
+
+    def _what_next(self) -> dict[str, str]:
+        if find_checkpoint(self.run_dir) is None:
+            return {}
+        folder = self.run_dir / "checkpoints"
+        command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
+        found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
+        return {"checkpoints": ", ".join(found), "go on": f"{command} resume={shlex.quote(str(self.run_dir))}"}
+
+    def _resumed(self, trainer: Trainer) -> str:
+        return f", going on from step {trainer.global_step}" if trainer.global_step else ""
+
+    def _wall_seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._since
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All and trainable ones, shared ones once, sharded ones whole."""
+    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
+
+
+def why_stopped(trainer: Trainer) -> str:
+    if trainer.global_step == trainer.max_steps:
+        return f"trainer.max_steps={trainer.max_steps} reached"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return f"trainer.max_epochs={trainer.max_epochs} reached"
+    return "a callback asked to stop" if trainer.should_stop else "the data ended"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _option(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rsplit(".", 1)[-1]
+
+
+def _logger_name(logger: Any) -> str:
+    return logger.describe() if hasattr(logger, "describe") else type(logger).__name__.removesuffix("Logger").lower()
