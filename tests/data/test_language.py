@@ -77,6 +77,18 @@ def test_two_documents_give_one_to_each_side(tmp_path):
     assert len(texts_of(made, "train")) == len(texts_of(made, "validation")) == 1
 
 
+def test_equal_documents_are_still_two(tmp_path):
+    (tmp_path / "same.jsonl").write_text('{"text": "always the same"}\n' * 3)
+    made = data(tmp_path / "same.jsonl", tmp_path)
+    assert (len(texts_of(made, "train")), len(texts_of(made, "validation"))) in [(1, 2), (2, 1)]
+
+
+def test_no_text_to_validate_on(folder, tmp_path):
+    (tmp_path / "held.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"no text for validation.*data\.validation_fraction"):
+        data(folder, tmp_path, validation_path=str(tmp_path / "held.jsonl"))
+
+
 def test_validation_files_of_their_own(folder, tmp_path):
     (tmp_path / "held.txt").write_text("held out")
     made = data(folder, tmp_path, validation_path=str(tmp_path / "held.txt"))

@@ -9,6 +9,9 @@ import torch
 from txtrain.data.loader import EvaluationLoader, StepLoader
 from txtrain.data.order import permute
 
+# Python 3.12 and later warn of any fork beside threads; the workers only read a file.
+workers_fork = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
 
 class Ragged:
     """Samples whose number of valid targets is their index modulo 4, plus 1."""
@@ -87,6 +90,7 @@ def test_the_epoch_is_read_with_the_first_batch():
     assert torch.equal(next(iterator)["index"], next(iter(expected))["index"])
 
 
+@workers_fork
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_state_follows_what_was_handed_out(workers):
     (loader,) = loaders(100, 1, 8, 2, num_workers=workers)
@@ -119,6 +123,7 @@ def test_a_finished_epoch_does_not_shorten_the_next():
     assert len(list(loader)) == len(loader) == 4
 
 
+@workers_fork
 @pytest.mark.parametrize("workers", [0, 2])
 def test_iterating_draws_nothing_from_the_global_generator(workers):
     (loader,) = loaders(20, 1, 16, 1, num_workers=workers)

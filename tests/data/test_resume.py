@@ -67,6 +67,7 @@ def fit(tmp_path, folder, *, micro, workers=0, checkpoint=None, **options):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", message="The dirpath has changed")
+        warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
         trainer.fit(module, data, ckpt_path=checkpoint)
     return module
 

@@ -92,6 +92,10 @@ class LanguageData(LightningDataModule):
         self.train_tokens = counts.train_tokens
         self.validation_tokens = counts.validation_tokens
         self.validation_bytes = counts.validation_bytes
+        if not self.validation_bytes:
+            raise UserError(
+                f"{self._named()} leaves no text for validation: give more or set data.validation_fraction=0.5"
+            )
         if self.train_tokens < self.seq_len:
             raise UserError(
                 f"data.seq_len={self.seq_len} is more than the {self.train_tokens} tokens of the training text: "

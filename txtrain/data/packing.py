@@ -46,7 +46,7 @@ class Windows:
         # Opened per batch: a memory map that travels to a worker by pickling would take the whole file along.
         stream = np.memmap(self.path, dtype=self.dtype, mode="r")
         place = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)
-        real = (place >= 0) & (place <= self.targets) & (index[:, None] != PADDING)
+        real = (place <= self.targets) & (index[:, None] != PADDING)
         window = np.where(real, stream[np.where(real, place, 0)], self.end_of_text).astype(np.int64)
         tokens = window[:, :-1]
         batch = {

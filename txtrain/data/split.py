@@ -36,8 +36,9 @@ class Split:
         """True for validation; both sides have a document wherever there are two."""
         held_out = self.scores < self.fraction
         if self.fraction and len(held_out) > 1 and (held_out.all() or not held_out.any()):
-            held_out[self.scores.argmax()] = False
-            held_out[self.scores.argmin()] = True
+            order = self.scores.argsort(kind="stable")
+            held_out[order[-1]] = False
+            held_out[order[0]] = True
         return held_out
 
     def texts(self, documents: Iterable[Document], *, validation: bool) -> Iterator[str]:

@@ -73,9 +73,10 @@ class Tokenizer(ABC):
 
     def load(self, path: str | Path) -> None:
         """Take over what `save` wrote."""
-        self._adopt(tokenizers.Tokenizer.from_file(str(path)), END_OF_TEXT)
+        self.adopt(tokenizers.Tokenizer.from_file(str(path)), END_OF_TEXT)
 
-    def _adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+    def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+        """Work with this one from now on."""
         end = core.token_to_id(end_of_text)
         assert end is not None, f"no token {end_of_text}"
         core.encode_special_tokens = True  # a text that holds "<|endoftext|>" must not end a document
@@ -120,7 +121,7 @@ class BPE(Tokenizer):
                 f"tokenizer.vocab_size={self._size} is more than the training text allows: "
                 f"set tokenizer.vocab_size={reached} or less, or give more text"
             )
-        self._adopt(core, END_OF_TEXT)
+        self.adopt(core, END_OF_TEXT)
 
     def fingerprint(self) -> str:
         return f"bpe vocab_size={self._size} sample={self.sample_characters} tokenizers={tokenizers.__version__}"
@@ -135,7 +136,7 @@ class Byte(Tokenizer):
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         core.decoder = decoders.ByteLevel()
         core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-        self._adopt(core, END_OF_TEXT)
+        self.adopt(core, END_OF_TEXT)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
@@ -161,7 +162,7 @@ class Char(Tokenizer):
         core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         core.decoder = decoders.Fuse()
         core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-        self._adopt(core, END_OF_TEXT)
+        self.adopt(core, END_OF_TEXT)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         unknown = self._ids[UNKNOWN]
@@ -170,8 +171,8 @@ class Char(Tokenizer):
     def fingerprint(self) -> str:
         return "char"
 
-    def _adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
-        super()._adopt(core, end_of_text)
+    def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+        super().adopt(core, end_of_text)
         self._ids = core.get_vocab(with_added_tokens=False)
 
 
@@ -207,7 +208,7 @@ class Pretrained(Tokenizer):
         endings = [self._ending] if self._ending else [*self._configured(), *self.endings]
         for ending in endings:
             if core.token_to_id(ending) is not None:
-                return self._adopt(core, ending)
+                return self.adopt(core, ending)
         raise UserError(
             f"tokenizer.path={self._path} has no token {' or '.join(endings)} to end a document: "
             "name one of its tokens with tokenizer.end_of_text=TOKEN"
