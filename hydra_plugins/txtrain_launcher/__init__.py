@@ -1,0 +1,1 @@
+"""Hydra takes launchers from the namespace package hydra_plugins only."""

@@ -1,0 +1,7 @@
+"""`python -m txtrain` is the same as `txtrain`."""
+
+import sys
+
+from txtrain.cli import main
+
+sys.exit(main())

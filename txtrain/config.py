@@ -1,0 +1,184 @@
+"""Finds the config tree, checks a composed config, and says what a resumed run may change.
+
+The constructor's signature is the schema and the YAML file gives the values, so a new option needs no entry here.
+"""
+
+import copy
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from txtrain.errors import UserError
+from txtrain.schema import arguments, check_value, nearest
+
+# A `_target_` is imported and called, so it may come from nowhere else.
+TRUSTED = ("txtrain.", "lightning.", "torch.optim.", "torch.nn.")
+NODE_KEYS = ("_target_", "_partial_")
+MISSING = "???"
+
+# The root keys that are no group.
+SCALARS: dict[str, Any] = {
+    "name": str,
+    "seed": int,
+    "run_dir": str | None,
+    "resume": str | None,
+    "init_from": str | None,
+    "compile": bool,
+    "dry_run": bool,
+}
+
+# What a resumed run may change: where and how long it trains, never what it trains.
+RESUMABLE = (
+    "trainer",
+    "strategy",
+    "logger",
+    "save",
+    "data.micro_batch_size",
+    "schedule.decay",
+    "schedule.end",
+    "resume",
+    "dry_run",
+)
+
+
+def config_directory() -> Path:
+    """The config tree: inside the package in a wheel, beside it in a clone."""
+    package = Path(__file__).parent
+    packed = package / "conf"
+    return packed if packed.is_dir() else package.parent / "conf"
+
+
+def groups(directory: Path) -> list[str]:
+    """The axes, one folder each."""
+    return sorted(path.name for path in directory.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def options(directory: Path, group: str) -> list[str]:
+    """The options of an axis, one file each."""
+    return sorted(path.stem for path in (directory / group).glob("*.yaml"))
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dicts, lists and values, interpolations resolved."""
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}") from error
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse unknown keys, missing values and wrong types in a plain config, before anything is built from it."""
+    for key, value in config.items():
+        if key in SCALARS:
+            check_value(key, value, SCALARS[key])
+        elif not any(_nodes(value)):  # not composed from the config tree but added by +key=value
+            raise UserError(unknown_key(key, [name for name in config if name != key]))
+    # The model's classes first: they import without Lightning, so most mistakes are told in half the time.
+    for path, node in sorted(_nodes(config), key=lambda item: "txtrain.model." not in str(item[1]["_target_"])):
+        _check_node(path, node)
+
+
+def _nodes(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a `_target_` and its dotted path."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield path, config
+        for key, value in config.items():
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(config, list):
+        for index, value in enumerate(config):
+            yield from _nodes(value, f"{path}.{index}")
+
+
+def _check_node(path: str, node: Mapping[str, Any]) -> None:
+    parameters, takes_others = arguments(_locate(path, str(node["_target_"])))
+    values = {key: value for key, value in node.items() if key not in NODE_KEYS}
+    for key, value in values.items():
+        if value == MISSING:
+            raise UserError(f"{path}.{key} is needed and has no default: type {path}.{key}=VALUE")
+        if key not in parameters and not takes_others:
+            raise UserError(unknown_key(f"{path}.{key}", parameters))
+        if key in parameters and not any(_nodes(value)):  # a node within is checked on its own
+            check_value(f"{path}.{key}", value, parameters[key].annotation, parameters[key].default)
+    if not node.get("_partial_", False):  # code supplies what a partial node lacks
+        for key, parameter in parameters.items():
+            if parameter.default is parameter.empty and key not in values:
+                raise UserError(f"{path}.{key} is missing: type +{path}.{key}=VALUE")
+
+
+def unknown_key(path: str, names: Iterable[str]) -> str:
+    """What to say of a key that is not among the names that its parent has."""
+    parent, _, key = path.rpartition(".")
+    near = nearest(key, names)
+    if near:
+        return f"{path} is no key of this config: did you mean {f'{parent}.{near}' if parent else near}?"
+    return f"{path} is no key of this config: {parent or 'it'} has {', '.join(names) or 'none'}"
+
+
+def _locate(path: str, target: str) -> Any:
+    """Import the class or function that a `_target_` names, if it is one of ours, Lightning's or torch's."""
+    module, _, name = target.rpartition(".")
+    refusal = UserError(f"{path}._target_ is {target}: only what is under {', '.join(TRUSTED)} is loaded")
+    if not target.startswith(TRUSTED):
+        raise refusal
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except AttributeError as error:
+        raise UserError(f"{path}._target_ is {target}: {module} has no {name}") from error
+    except ModuleNotFoundError as error:
+        if error.name is None or not target.startswith(error.name):  # a package that the option itself needs
+            raise
+        raise UserError(f"{path}._target_ is {target}: there is no module {error.name}") from error
+    if not callable(found) or not found.__module__.startswith(TRUSTED):  # such as txtrain.cli.sys.exit
+        raise refusal
+    return found
+
+
+def resume_config(saved: DictConfig, composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """The saved config of a run with the allowed overrides on top; what it already says may be repeated.
+
+    Args:
+        saved: the run's own config.yaml.
+        composed: what the command line would make of a new run.
+        overrides: what the user typed.
+    """
+    keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
+    allowed = {key for key in keys.values() if any(f"{key}.".startswith(f"{prefix}.") for prefix in RESUMABLE)}
+    result = copy.deepcopy(saved)
+    for key in allowed:
+        OmegaConf.update(result, key, OmegaConf.select(composed, key), merge=False, force_add=True)
+
+    recipe = [key for key in composed if key not in (*RESUMABLE, "run_dir")]  # an experiment is no key but sets many
+    refused = []
+    for override, key in keys.items():
+        compared = recipe if key == "experiment" else [key]
+        if key not in allowed and any(OmegaConf.select(composed, k) != OmegaConf.select(result, k) for k in compared):
+            refused.append(override)
+    if refused:
+        raise UserError(
+            f"{', '.join(refused)} would change what the resumed run trains: leave it out or start a new run "
+            f"(only {', '.join(RESUMABLE[:-2])} may change)"
+        )
+    return result
+
+
+def find_run(resume: str, name: str) -> Path:
+    """The run directory that `resume` means: that folder, or for auto the one with the newest whole checkpoint."""
+    from txtrain.saving import find_checkpoint  # imports torch, which a mistake in the config need not wait for
+
+    if resume != "auto":
+        if not Path(resume, "config.yaml").is_file():
+            raise UserError(
+                f"resume={resume} is no run directory (it has no config.yaml): name one, or type resume=auto"
+            )
+        return Path(resume)
+    parent = Path("runs", name)
+    found = {run: find_checkpoint(run) for run in parent.glob("*") if Path(run, "config.yaml").is_file()}
+    times = {run: checkpoint.stat().st_mtime for run, checkpoint in found.items() if checkpoint is not None}
+    if not times:
+        raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: name one by resume=PATH")
+    return max(times, key=times.__getitem__)
