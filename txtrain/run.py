@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 
 ENVIRONMENT = "TXTRAIN_RUN_DIR"
@@ -39,14 +40,19 @@ class RunDirectory:
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"run_dir={self.path} cannot be written: {existing} is not a writable folder, name another run_dir")
 
-    def create(self, config: dict[str, Any], overrides: list[str]) -> None:
-        """Makes the folder and writes down what was asked for."""
+    def create(self, config: dict[str, Any], overrides: list[str], tokenizer: Tokenizer) -> None:
+        """Makes the folder and writes down what was asked for, and the tokenizer."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
+            tokenizer.save(self.path / "tokenizer.json")
         except OSError as error:
             raise UserError(f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir") from error
+
+    def share_with_children(self) -> None:
+        """Lets the processes that this one starts find the folder."""
+        os.environ[ENVIRONMENT] = str(self.path)
 
     def config(self) -> dict[str, Any]:
         """The config that the run was started with."""

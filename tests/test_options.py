@@ -1,0 +1,71 @@
+"""Every option of every axis trains, alone and in every pair with an option of another axis."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+
+from tests.pairwise import pairwise
+from txtrain.config import config_directory, options
+from txtrain.data.loader import StepLoader
+from txtrain.train import build, model_axes
+
+TEXT = Path(__file__).parent / "golden" / "text.txt"
+SIZES = ["model.dim=32", "model.num_layers=2", "model.num_heads=4", "model.num_kv_heads=2", "data.seq_len=48"]
+
+AXES = {
+    axis: [f"{axis}={option}" for option in options(config_directory(), axis)]
+    for axis in ("encoding", "norm", "attention", "ffn", "checkpointing")
+}
+AXES["attention"] += ["attention.qk_norm=head", "attention.soft_cap=20"]
+AXES["lora"] = ["lora.rank=0", *(f"lora.rank=4 lora.variant={variant}" for variant in ("lora", "rslora", "dora"))]
+AXES["data.packing"] = ["data.packing=concat", "data.packing=documents"]
+ROWS = pairwise(AXES)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def compose(*overrides):
+    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return hydra.compose("train", overrides=[word for override in overrides for word in override.split()])
+
+
+def train(config, steps=20, learning_rate=1e-2):
+    """Losses of each step, and the model."""
+    data = build(config, "data")(tokenizer=build(config, "tokenizer"), seed=0)
+    data.prepare()
+    torch.manual_seed(0)
+    model_class = build(config, "task").func.model_class
+    model = model_class(
+        vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len, shape=build(config, "model"), **model_axes(config)
+    )
+    build(config, "lora").apply(model)
+    build(config, "checkpointing").apply(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    loss, losses = build(config, "loss"), []
+    loader = StepLoader(data.windows("train"), batch_size=4, micro=4, accumulation=1)
+    for _, batch in zip(range(steps), loader, strict=False):
+        logits = model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
+        objective, _ = loss(logits, batch["targets"])
+        optimizer.zero_grad()
+        (objective / batch["step_tokens"]).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, f"{name} receives no gradient"
+                assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+            else:
+                assert parameter.grad is None, f"{name} is frozen and has a gradient"
+        optimizer.step()
+        losses.append(objective.item() / batch["step_tokens"].item())
+    return losses
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: ",".join(row.values()).replace(" ", ","))
+def test_every_pair_of_options_trains(row, cache):
+    config = compose(*SIZES, "data=text", f"data.path={TEXT}", "tokenizer=byte", f"data.cache_dir={cache}", *row.values())
+    losses = train(config)
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
