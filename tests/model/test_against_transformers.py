@@ -250,10 +250,11 @@ def test_t5_is_bucketed_bias_and_unscaled_attention(tokens, version, ffn, names)
 
 
 def test_olmo2_is_reordered_norm_and_qk_norm(tokens):
-    """With one head: OLMo 2 norms queries over all heads together, we norm each, which is then the same."""
+    """Queries and keys are each normed over all heads together."""
     olmo = reference(
         "Olmo2ForCausalLM",
-        **(SIZES | {"num_attention_heads": 1, "num_key_value_heads": 1}),
+        **SIZES,
+        num_key_value_heads=2,
         rms_norm_eps=1e-6,
     )
     weights = renamed(
@@ -265,11 +266,11 @@ def test_olmo2_is_reordered_norm_and_qk_norm(tokens):
     model = new_model(
         Decoder,
         weights,
-        heads=1,
+        kv_heads=2,
         embedding=partial(Embedding, tied=False),
         encoding=Rope,
         norm=partial(ReorderedNorm, eps=1e-6),
-        attention=partial(Attention, qk_norm=True),
+        attention=partial(Attention, qk_norm="all"),
         ffn=GatedFeedForward,
     )
     torch.testing.assert_close(model(tokens), olmo(tokens).logits, **CLOSE)

@@ -1,12 +1,15 @@
 """Multi-head, grouped-query and multi-query attention, over itself or over another sequence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from txtrain.model.encoding.base import Encoding, Role
-from txtrain.model.kernels import Kernel, Scores
+from txtrain.model.kernels import Demands, Kernel, Scores, choose_kernel
+from txtrain.model.norm.layer import RMSNorm
 from txtrain.model.shape import Stack
 
 
@@ -20,19 +23,39 @@ class Context:
     tables: dict[Role, Any]
 
     @classmethod
-    def build(cls, kernel: Kernel, scores: Scores, windows: set[int | None], dtype: Any) -> "Context":
-        """Computes tables, bias and masks for every window size that the layers use."""
-        encoding = scores.encoding
+    def build(cls, layers: Sequence["Attention"], scores: Scores, x: Tensor) -> "Context":
+        """Chooses the kernel, and computes tables, bias and masks, for the layers' input x."""
+        encoding, device = scores.encoding, x.device.type
+        autocast = not x.is_meta and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        demands = demands_of(
+            layers,
+            encoding,
+            device=device,
+            dtype=dtype,
+            length=scores.num_keys,
+            documents=scores.mask.documents is not None,
+            padding=scores.mask.padding is not None,
+            cached=scores.mask.causal and scores.num_queries < scores.num_keys,
+        )
+        kernel = choose_kernel(demands).kernel
+        prepared = kernel.prepare(scores, {layer.window for layer in layers}, dtype)
         tables: dict[Role, Any] = {}
         if encoding is not None:
             tables = {"query": encoding.tables(scores.q_positions), "key": encoding.tables(scores.k_positions)}
-        return cls(
-            kernel=kernel, prepared=kernel.prepare(scores, windows, dtype), encoding=encoding, tables=tables
-        )
+        return cls(kernel=kernel, prepared=prepared, encoding=encoding, tables=tables)
 
     def rotate(self, x: Tensor, role: Role) -> Tensor:
         """Applies the rotary encoding; the identity in cross-attention."""
         return x if self.encoding is None else self.encoding.rotate(x, self.tables[role], role)
+
+
+class HeadNorm(RMSNorm):
+    """An RMSNorm over each head by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, heads · head_dim) → the same."""
+        return super().forward(x.unflatten(-1, (-1, *self.normalized_shape))).flatten(-2)
 
 
 class Attention(nn.Module):
@@ -43,7 +66,8 @@ class Attention(nn.Module):
         cross: whether keys and values come from another sequence; a window then does not apply.
         bias: whether the projections have biases.
         scale: factor on the scores. Default: 1 / √head_dim.
-        qk_norm: whether queries and keys are RMS-normalised per head (https://arxiv.org/abs/2302.05442).
+        qk_norm: an RMSNorm on queries and keys, of each `head` (https://arxiv.org/abs/2302.05442, Qwen 3) or of `all`
+            heads of a token as one vector (OLMo 2, https://arxiv.org/abs/2501.00656).
         soft_cap: scores become soft_cap · tanh(score / soft_cap) (Gemma 2, https://arxiv.org/abs/2408.00118).
         window: how far back a query sees, counting itself; all the way if None.
     """
@@ -55,7 +79,7 @@ class Attention(nn.Module):
         cross: bool = False,
         bias: bool = False,
         scale: float | None = None,
-        qk_norm: bool = False,
+        qk_norm: Literal["head", "all"] | None = None,
         soft_cap: float | None = None,
         window: int | None = None,
     ) -> None:
@@ -74,14 +98,19 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(stack.dim, kv_inner, bias=bias)
         self.v_proj = nn.Linear(stack.dim, kv_inner, bias=bias)
         self.o_proj = nn.Linear(inner, stack.dim, bias=bias)
-        self.q_norm = nn.RMSNorm(stack.head_dim, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(stack.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = self._new_norm(qk_norm, inner)
+        self.k_norm = self._new_norm(qk_norm, kv_inner)
+
+    def _new_norm(self, qk_norm: str | None, width: int) -> nn.Module:
+        if qk_norm is None:
+            return nn.Identity()
+        return HeadNorm(self.head_dim, eps=1e-6) if qk_norm == "head" else RMSNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor, context: Context, memory: Tensor | None = None) -> Tensor:
         """x (B, Q, D) attends to itself, or to memory (B, K, D) → (B, Q, D)."""
         source = x if memory is None else memory
-        q = context.rotate(self.q_norm(self._heads(self.q_proj(x))), "query")
-        k = context.rotate(self.k_norm(self._heads(self.k_proj(source))), "key")
+        q = context.rotate(self._heads(self.q_norm(self.q_proj(x))), "query")
+        k = context.rotate(self._heads(self.k_norm(self.k_proj(source))), "key")
         v = self._heads(self.v_proj(source))
         mixed = context.kernel.attend(
             q,
@@ -97,3 +126,35 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads · head_dim) → (B, heads, T, head_dim)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def demands_of(
+    layers: Sequence[Attention],
+    encoding: Encoding | None,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    length: int,
+    documents: bool = False,
+    padding: bool = False,
+    cached: bool = False,
+) -> Demands:
+    """What the layers of a stack, with its encoding (None in cross-attention), ask of a kernel for `length` keys."""
+    layer = layers[0]
+    windows = sorted({layer.window for layer in layers if layer.window is not None and layer.window < length})
+    trained = encoding is not None and any(parameter.requires_grad for parameter in encoding.parameters())
+    return Demands(
+        device=device,
+        dtype=dtype,
+        head_dim=layer.head_dim,
+        dropout=layer.dropout,
+        soft_cap=layer.soft_cap,
+        bias="none" if encoding is None or not encoding.has_bias else "learned" if trained else "fixed",
+        bias_rule=encoding is not None and encoding.has_bias_rule,
+        masks=(
+            *(f"a window of {window}" for window in windows),
+            *(["separate documents"] if documents else []),
+            *(["padding"] if padding else []),
+        ),
+        cached=cached,
+    )

@@ -2,12 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from txtrain.model.encoding.base import Encoding
 from txtrain.model.mask import Mask
@@ -29,23 +32,38 @@ class Scores:
     q_positions: Tensor
     k_positions: Tensor
 
+    @property
+    def num_queries(self) -> int:
+        return self.q_positions.size(1)
+
+    @property
+    def num_keys(self) -> int:
+        return self.k_positions.size(1)
+
+    def narrow(self, window: int | None) -> int | None:
+        """The window, or None if all keys fit into it."""
+        return window if window is not None and window < self.num_keys else None
+
     def bias(self) -> Tensor | None:
         """(B or 1, H, Q, K) or None."""
         return None if self.encoding is None else self.encoding.bias(self.q_positions, self.k_positions)
 
     def visible(self, window: int | None) -> Tensor:
         """(B or 1, 1, Q, K) booleans."""
-        return self.mask.dense(window, self.q_positions.size(1), self.k_positions.size(1), self.q_positions.device)
+        return self.mask.dense(window, self.num_queries, self.num_keys, self.q_positions.device)
 
 
 class Kernel(ABC):
-    """One way to compute attention: `prepare` once in a forward pass, then `attend` in each layer."""
+    """One way to compute attention: `prepare` once in a forward pass, then `attend` in each layer.
+
+    A query that sees no key gets zeros, and gradients are zero there.
+    """
 
     name: str
 
     @abstractmethod
     def prepare(self, scores: Scores, windows: set[int | None], dtype: torch.dtype) -> dict[int | None, Any]:
-        """What layers share, for each window size that they use."""
+        """What layers share, for each window size that they use; dtype is that of queries and keys."""
 
     @abstractmethod
     def attend(
@@ -55,38 +73,44 @@ class Kernel(ABC):
 
 
 @dataclass(frozen=True)
-class DenseScores:
-    """For kernels that hold the scores' additions whole: `causal` alone, or `added` (B or 1, H or 1, Q, K)."""
+class Dense:
+    """For kernels that add a tensor to all scores: `added` (B or 1, H or 1, Q, K), -∞ if masked; or `causal` alone."""
 
     causal: bool
     added: Tensor | None
 
 
 class SDPA(Kernel):
-    """`scaled_dot_product_attention`: PyTorch picks FlashAttention where causality is the only mask."""
+    """`scaled_dot_product_attention`, in which PyTorch has kernels of its own: see `sdpa_variant`."""
 
     name = "sdpa"
 
-    def prepare(self, scores: Scores, windows: set[int | None], dtype: torch.dtype) -> dict[int | None, DenseScores]:
-        return {window: self._dense(scores, window, dtype) for window in windows}
+    def prepare(self, scores: Scores, windows: set[int | None], dtype: torch.dtype) -> dict[int | None, Dense]:
+        bias = scores.bias()
+        return {window: self._dense(scores, bias, scores.narrow(window), dtype) for window in windows}
 
     @staticmethod
-    def _dense(scores: Scores, window: int | None, dtype: torch.dtype) -> DenseScores:
-        bias, mask = scores.bias(), scores.mask
-        if bias is None:
-            square = scores.q_positions.size(1) == scores.k_positions.size(1)
-            if not mask.is_dense(window) and (square or not mask.causal):
-                return DenseScores(causal=mask.causal, added=None)
-            return DenseScores(causal=False, added=scores.visible(window))
-        if mask.causal or mask.is_dense(window):
-            bias = bias.masked_fill(~scores.visible(window), -math.inf)
-        return DenseScores(causal=False, added=bias.to(dtype))
+    def _dense(scores: Scores, bias: Tensor | None, window: int | None, dtype: torch.dtype) -> Dense:
+        # One query with a cache is the last token, from which causality hides nothing.
+        causal = scores.mask.causal and scores.num_queries > 1
+        masked = scores.mask.is_dense(window)
+        if bias is None and not masked and (not causal or scores.num_queries == scores.num_keys):
+            return Dense(causal=causal, added=None)
+        # Booleans would be turned into numbers in each layer, and kept there for the backward pass.
+        added = torch.zeros((), dtype=dtype, device=scores.q_positions.device) if bias is None else bias.to(dtype)
+        if causal or masked:
+            added = torch.where(scores.visible(window), added, -math.inf)
+        return Dense(causal=False, added=added)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, prepared: DenseScores, *, scale: float, soft_cap: float | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Dense, *, scale: float, soft_cap: float | None, dropout: float
     ) -> Tensor:
+        grouped = q.size(1) != k.size(1)
+        if grouped and q.is_cuda and prepared.added is not None:
+            # Of CUDA's kernels, the one that takes additions knows no groups; on a CPU both go together.
+            k, v, grouped = _repeat_heads(k, q), _repeat_heads(v, q), False
         return F.scaled_dot_product_attention(
-            q, k, v, prepared.added, dropout, prepared.causal, scale=scale, enable_gqa=q.size(1) != k.size(1)
+            q, k, v, prepared.added, dropout, prepared.causal, scale=scale, enable_gqa=grouped
         )
 
 
@@ -96,24 +120,191 @@ class Eager(SDPA):
     name = "eager"
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, prepared: DenseScores, *, scale: float, soft_cap: float | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Dense, *, scale: float, soft_cap: float | None, dropout: float
     ) -> Tensor:
-        groups = q.size(1) // k.size(1)
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        logits = (q @ k.transpose(-2, -1)).float() * scale
-        if soft_cap is not None:
-            logits = soft_cap * torch.tanh(logits / soft_cap)
+        k, v = _repeat_heads(k, q), _repeat_heads(v, q)
+        logits = soft_capped((q @ k.transpose(-2, -1)).float() * scale, soft_cap)
         if prepared.causal:
             logits = logits.masked_fill(~torch.ones_like(logits[0, 0], dtype=torch.bool).tril(), -math.inf)
-        if prepared.added is not None:
-            visible = prepared.added.dtype == torch.bool
-            logits = logits.masked_fill(~prepared.added, -math.inf) if visible else logits + prepared.added
-        weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout, training=dropout > 0)
-        return weights @ v
+        if prepared.added is None:
+            weights = logits.softmax(-1)
+        else:
+            logits = logits + prepared.added
+            blind = (logits == -math.inf).all(-1, keepdim=True)
+            weights = logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+        return F.dropout(weights.to(v.dtype), dropout, training=dropout > 0) @ v
 
 
-def choose_kernel(*, soft_cap: float | None) -> tuple[Kernel, str]:
-    """The kernel for a stack, and why."""
-    if soft_cap is not None:
-        return Eager(), f"attention.soft_cap={soft_cap} is applied between two matrix products"
-    return SDPA(), "nothing that it cannot do"
+@dataclass(frozen=True)
+class Blocks:
+    """For FlexAttention: the rule of the scores, and which blocks of 128 × 128 of them are worth computing."""
+
+    scores: Scores
+    block_mask: BlockMask | None
+
+
+class Flex(Kernel):
+    """FlexAttention (https://arxiv.org/abs/2412.05496): bias, mask and soft cap inside the fast kernel, elementwise.
+
+    It skips blocks that are masked whole and never holds the scores. Needs a GPU to train on and a head of at least 16;
+    has no dropout.
+
+    Args:
+        compiled: False computes the same unfused, for tests on a CPU.
+    """
+
+    name = "flex"
+
+    def __init__(self, *, compiled: bool = True) -> None:
+        self.compiled = compiled
+
+    @cached_property
+    def _functions(self) -> tuple[Callable[..., BlockMask], Callable[..., Tensor]]:
+        """Made at first use, since the compiler takes seconds to load."""
+        if not self.compiled:
+            return create_block_mask, flex_attention
+        return torch.compile(create_block_mask), torch.compile(flex_attention)
+
+    def prepare(self, scores: Scores, windows: set[int | None], dtype: torch.dtype) -> dict[int | None, Blocks]:
+        return {window: self._blocks(scores, scores.narrow(window)) for window in windows}
+
+    def _blocks(self, scores: Scores, window: int | None) -> Blocks:
+        mask, offset = scores.mask, scores.num_keys - scores.num_queries
+        if not mask.causal and not mask.is_dense(window):
+            return Blocks(scores, None)
+
+        def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return mask.allows(batch, query + offset, key, window)
+
+        rows = mask.rows if mask.rows > 1 else None
+        device = scores.q_positions.device
+        block_mask = self._functions[0](visible, rows, None, scores.num_queries, scores.num_keys, device=device)
+        return Blocks(scores, block_mask)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Blocks, *, scale: float, soft_cap: float | None, dropout: float
+    ) -> Tensor:
+        # Under autocast rotated or normalised heads may be float32, and the kernel wants all of one type.
+        q, k, grouped = q.to(v.dtype), k.to(v.dtype), q.size(1) != k.size(1)
+        rule = score_rule(prepared.scores, soft_cap)
+        return self._functions[1](q, k, v, rule, prepared.block_mask, scale=scale, enable_gqa=grouped)
+
+
+def score_rule(scores: Scores, soft_cap: float | None) -> Callable[..., Tensor] | None:
+    """Soft cap, then bias, of one score at a time; None if there is neither."""
+    q_positions, k_positions = scores.q_positions, scores.k_positions
+    encoding = scores.encoding if scores.encoding is not None and scores.encoding.has_bias else None
+    if soft_cap is None and encoding is None:
+        return None
+
+    def rule(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        score = soft_capped(score, soft_cap)
+        if encoding is None:
+            return score
+        q_row = batch if q_positions.size(0) > 1 else 0
+        k_row = batch if k_positions.size(0) > 1 else 0
+        return score + encoding.bias_rule(head, q_positions[q_row, query], k_positions[k_row, key])
+
+    return rule
+
+
+def soft_capped(scores: Tensor, soft_cap: float | None) -> Tensor:
+    return scores if soft_cap is None else soft_cap * torch.tanh(scores / soft_cap)
+
+
+def _repeat_heads(x: Tensor, q: Tensor) -> Tensor:
+    """Each key or value head once for every query head of its group."""
+    return x if x.size(1) == q.size(1) else x.repeat_interleave(q.size(1) // x.size(1), dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What a stack's attention asks of a kernel in one forward pass.
+
+    Args:
+        device: its type, such as cuda.
+        dtype: of queries and keys.
+        head_dim: width of a head.
+        dropout: on the attention weights.
+        soft_cap: of the scores.
+        bias: the encoding's: none, without parameters that train, or with such.
+        bias_rule: whether that bias has an elementwise rule.
+        masks: what restricts a query beyond causality, in words.
+        cached: whether there are fewer queries than keys, as in generation.
+    """
+
+    device: str
+    dtype: torch.dtype = torch.float32
+    head_dim: int = 64
+    dropout: float = 0.0
+    soft_cap: float | None = None
+    bias: Literal["none", "fixed", "learned"] = "none"
+    bias_rule: bool = True
+    masks: tuple[str, ...] = ()
+    cached: bool = False
+
+    def beyond_causal(self) -> list[str]:
+        """What FlashAttention cannot do, in words."""
+        bias = [f"a {self.bias} bias"] if self.bias != "none" else []
+        cap = [f"attention.soft_cap={self.soft_cap:g}"] if self.soft_cap is not None else []
+        return [*bias, *self.masks, *cap]
+
+    def against_flex(self) -> str | None:
+        """Why FlexAttention cannot do it, or None."""
+        if self.device != "cuda":
+            return f"FlexAttention has no backward pass on {self.device}"
+        if self.bias == "learned":
+            return "the gradient of a learned bias in FlexAttention is not verified on GPUs"
+        if self.bias == "fixed" and not self.bias_rule:
+            return "the bias has no elementwise rule for FlexAttention"
+        if self.dropout:
+            return f"FlexAttention has no dropout (model.dropout={self.dropout:g})"
+        if self.head_dim < 16:
+            return f"FlexAttention needs heads of at least 16 and these are {self.head_dim}"
+        return "FlexAttention would be compiled for every length" if self.cached else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel, which variant of it runs, and why."""
+
+    kernel: Kernel
+    variant: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kernel.name} ({self.variant}): {self.why}"
+
+
+@cache
+def choose_kernel(demands: Demands) -> Choice:
+    """The fastest kernel that does what is asked."""
+    beyond, against = " and ".join(demands.beyond_causal()), demands.against_flex()
+    if beyond and against is None:
+        return Choice(Flex(), "compiled", f"{beyond} inside the fast kernel")
+    if demands.soft_cap is not None:
+        return Choice(Eager(), "all scores held", f"{beyond}; {against}")
+    variant, why = sdpa_variant(demands)
+    return Choice(SDPA(), variant, f"{why}; {against}" if beyond and demands.device == "cuda" else why)
+
+
+def sdpa_variant(demands: Demands) -> tuple[str, str]:
+    """What PyTorch runs in `scaled_dot_product_attention`, and why: flash, efficient, or math, which is slow."""
+    beyond, heads = " and ".join(demands.beyond_causal()), demands.head_dim
+    plain = "no bias, and no mask but causality"
+    if demands.device == "cpu":
+        if demands.dropout:
+            return "math", f"the CPU's flash kernel has no dropout (model.dropout={demands.dropout:g})"
+        if demands.bias == "learned":
+            return "math", "the CPU's flash kernel has no gradient for a learned bias"
+        return "flash", f"{beyond} added to the scores" if beyond else plain
+    if demands.device != "cuda":
+        return "PyTorch's choice", f"on {demands.device}"
+    half = demands.dtype in (torch.float16, torch.bfloat16)
+    if not beyond and half and heads <= 256:
+        return "flash", plain
+    if heads % (8 if half else 4):
+        return "math", f"heads of {heads} are no multiple of {8 if half else 4}"
+    if beyond:
+        return "efficient", f"{beyond} added to the scores"
+    return "efficient", f"flash takes heads up to 256 in 16 bits; these are {heads} in {str(demands.dtype)[6:]}"

@@ -10,8 +10,8 @@ from torch import Tensor
 class Mask:
     """The rule by which queries see keys. Conditions that are absent cost nothing; those present all hold.
 
-    Queries are the last Q of the K keys' indices (with a cache Q < K). Indices count tokens in the window, not positions,
-    which restart at each document.
+    Queries have the last Q of the K keys' indices (with a cache Q < K). Indices count tokens of the sequence, while
+    positions restart at each document.
 
     Args:
         causal: a query sees keys up to its own index.
@@ -23,6 +23,11 @@ class Mask:
     documents: Tensor | None = None
     padding: Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """B, or 1 when all sequences of the batch are masked alike."""
+        return next((len(tensor) for tensor in (self.documents, self.padding) if tensor is not None), 1)
+
     def is_dense(self, window: int | None) -> bool:
         """Whether more than causality restricts what is seen."""
         return window is not None or self.documents is not None or self.padding is not None
@@ -30,7 +35,7 @@ class Mask:
     def allows(self, batch: Tensor, query: Tensor, key: Tensor, window: int | None) -> Tensor:
         """Whether `query` sees `key`, elementwise over integer index tensors that broadcast.
 
-        A sliding window (https://arxiv.org/abs/2004.05150) admits distances below `window`, on both sides if not causal.
+        A sliding window (https://arxiv.org/abs/2004.05150) admits distances below it, on both sides if not causal.
         """
         seen = (key <= query) if self.causal else (key == key)
         if window is not None:
@@ -43,8 +48,7 @@ class Mask:
 
     def dense(self, window: int | None, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
         """The whole rule as booleans (B or 1, 1, Q, K)."""
-        rows = next((len(t) for t in (self.documents, self.padding) if t is not None), 1)
-        batch = torch.arange(rows, device=device)[:, None, None]
+        batch = torch.arange(self.rows, device=device)[:, None, None]
         query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
         key = torch.arange(num_keys, device=device)
-        return self.allows(batch, query, key, window).broadcast_to(rows, num_queries, num_keys)[:, None]
+        return self.allows(batch, query, key, window).broadcast_to(self.rows, num_queries, num_keys)[:, None]

@@ -13,7 +13,7 @@ from txtrain.model.embed import Embedding
 from txtrain.model.encoding.base import Encoding
 from txtrain.model.head import Head
 from txtrain.model.init import initialise_block, initialise_embedding
-from txtrain.model.kernels import Scores, choose_kernel
+from txtrain.model.kernels import Scores
 from txtrain.model.mask import Mask
 from txtrain.model.norm.base import NormPlacement
 from txtrain.model.shape import Shape, Stack
@@ -76,9 +76,9 @@ class TransformerStack(nn.Module):
         self, x: Tensor, mask: Mask, q_positions: Tensor, k_positions: Tensor, encoding: Encoding | None
     ) -> Context:
         scores = Scores(mask=mask, encoding=encoding, q_positions=q_positions, k_positions=k_positions)
-        layers = [block.attention if encoding is not None else block.cross_attention for block in self.blocks]
-        kernel, _ = choose_kernel(soft_cap=layers[0].soft_cap)
-        return Context.build(kernel, scores, {layer.window for layer in layers}, x.dtype)
+        name = "cross_attention" if encoding is None else "attention"
+        layers: list[Any] = [getattr(block, name) for block in self.blocks]
+        return Context.build(layers, scores, x)
 
 
 class Encoder(nn.Module):
