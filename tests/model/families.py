@@ -27,8 +27,8 @@ def reference(kind, **config):
     return model
 
 
-def new_model(model_class, weights, *, kv_heads=None, heads=HEADS, inner=INNER, embedding=Embedding, head=Head, **axes):
-    shape = Shape(dim=DIM, num_layers=LAYERS, num_heads=heads, num_kv_heads=kv_heads, ffn_dim=inner)
+def new_model(model_class, weights, *, kv_heads=None, inner=INNER, embedding=Embedding, head=Head, **axes):
+    shape = Shape(dim=DIM, num_layers=LAYERS, num_heads=HEADS, num_kv_heads=kv_heads, ffn_dim=inner)
     if model_class is not Encoder:
         axes["head"] = head
     model = model_class(vocab_size=VOCAB, max_len=LENGTH, shape=shape, embedding=embedding, **axes).eval()

@@ -1,11 +1,12 @@
 """What every option of the encoding axis promises, read from conf/encoding so that a new one is tested too."""
 
+import inspect
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from txtrain.model import Decoder, Encoder, EncoderDecoder, Shape, Stack
@@ -62,6 +63,14 @@ def sides(words):
 
 
 CASES = [(words, causal) for words in VARIANTS for causal in sides(words)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_the_file_shows_every_argument_with_its_default(file):
+    settings = OmegaConf.load(file)
+    arguments = inspect.signature(get_class(settings.pop("_target_"))).parameters
+    defaults = {name: argument.default for name, argument in arguments.items() if name != "stack"}
+    assert settings == {"_partial_": True} | defaults
 
 
 @pytest.mark.parametrize("words", VARIANTS)

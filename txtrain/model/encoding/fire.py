@@ -11,9 +11,9 @@ from txtrain.model.shape import Stack
 class Fire(Encoding):
     """FIRE (https://arxiv.org/abs/2310.04418): bias f(ψ(i - j) / ψ(max(i, L))), ψ(x) = log(c·x + 1).
 
-    f is a network 1 → width → H with a ReLU, c and L are learned, all layers share them (the paper's FIRE-S). Distance
-    relative to the query's position stays in [0, 1] however long the sequence is. The paper has decoders only: in an
-    encoder the ratio to ψ(max(i, j, L)) carries the sign of i - j here, so that f can tell sides apart.
+    f is a network 1 → width → H with a ReLU, c and L are learned, all layers share them. Distance relative to the
+    query's position stays in [0, 1] however long the sequence is. The formula is for decoders: in an encoder the ratio
+    is to ψ(max(i, j, L)) here and carries the sign of i - j, so that f can tell sides apart.
 
     The bias depends on absolute positions and on a network, so it has no elementwise rule.
 
