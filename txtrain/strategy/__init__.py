@@ -1,0 +1,21 @@
+"""How many devices share a run: Lightning strategies that train alike on CPUs (gloo) and GPUs (NCCL)."""
+
+from txtrain.strategy.choose import auto, check_optimizer, choose_strategy, count_devices
+from txtrain.strategy.ddp import DDP
+from txtrain.strategy.fsdp import FSDP, shard
+from txtrain.strategy.gradients import clip_gradients
+from txtrain.strategy.processes import ending_processes
+from txtrain.strategy.zero import DeepSpeed
+
+__all__ = [
+    "DDP",
+    "FSDP",
+    "DeepSpeed",
+    "auto",
+    "check_optimizer",
+    "choose_strategy",
+    "clip_gradients",
+    "count_devices",
+    "ending_processes",
+    "shard",
+]

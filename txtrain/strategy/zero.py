@@ -1,0 +1,168 @@
+"""DeepSpeed's ZeRO: optimizer state, gradients and weights in shards, on CPUs as well as on GPUs."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from txtrain.errors import UserError
+
+
+class DeepSpeed(DeepSpeedStrategy):
+    """ZeRO (https://arxiv.org/abs/1910.02054). Stage 1 shards the optimizer state, 2 gradients too, 3 weights too.
+
+    Args:
+        zero_optimization: DeepSpeed's section of this name (https://www.deepspeed.ai/docs/config-json/).
+        aio: DeepSpeed's section for NVMe offload.
+    """
+
+    flattens_parameters: ClassVar[bool] = True
+
+    def __init__(self, *, zero_optimization: dict[str, Any], aio: dict[str, Any] | None = None) -> None:
+        if importlib.util.find_spec("deepspeed") is None:
+            do = "pip install deepspeed" if sys.platform == "linux" else "strategy=fsdp (DeepSpeed is for Linux only)"
+            raise UserError(f"strategy=deepspeed_* needs DeepSpeed, which is not installed: type {do}")
+        _add_ninja_to_path()
+        with _quiet():
+            check_section(zero_optimization)
+            config = {"zero_optimization": zero_optimization, "zero_allow_untested_optimizer": True}
+            config["train_micro_batch_size_per_gpu"] = 1  # serves only DeepSpeed's own report of throughput
+            super().__init__(config=config | ({"aio": aio} if aio else {}), logging_level=logging.ERROR)
+
+    # On CPUs: Lightning refuses them, and three overrides are all that is needed.
+
+    @property
+    def root_device(self) -> torch.device:
+        return torch.device("cpu", 0) if self._on_cpu else super().root_device
+
+    def setup_environment(self) -> None:
+        # DeepSpeed still calls collectives by names that torch has replaced.
+        warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureWarning)
+        DDPStrategy.setup_environment(self)  # passes over the refusal
+
+    def setup_distributed(self) -> None:
+        if not self._on_cpu:
+            super().setup_distributed()
+            return
+        import deepspeed
+
+        # This op would need a C++ compiler and a minute at the first run, for what gloo does too.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @property
+    def _on_cpu(self) -> bool:
+        return isinstance(self.accelerator, CPUAccelerator)
+
+    # The model is built whole, then cut up by DeepSpeed.
+
+    @contextlib.contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        yield
+
+    def setup(self, trainer: Any) -> None:
+        with _quiet():
+            super().setup(trainer)
+
+    def init_deepspeed(self) -> None:
+        """As in Lightning, without the warning that DeepSpeed clips by itself: the task's hook leaves it to it."""
+        if self.lightning_module.trainer.training:
+            self._initialize_deepspeed_train(self.model)
+        else:
+            self._initialize_deepspeed_inference(self.model)
+
+    def _setup_model_and_optimizer(
+        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LambdaLR | None = None
+    ) -> tuple[Any, Optimizer]:
+        if self.config["zero_optimization"].get("offload_optimizer"):
+            # Without a DeepSpeed optimizer for CPUs DeepSpeed refuses to go on unless told.
+            self.config["zero_force_ds_cpu_optimizer"] = False
+            if type(optimizer) is torch.optim.AdamW and (cpu_adam := load_cpu_adam()):
+                optimizer = cpu_adam(_without_torchs_own(optimizer.param_groups), **_adam_defaults(optimizer))
+                lr_scheduler = LambdaLR(optimizer, lr_scheduler.lr_lambdas) if lr_scheduler else None
+        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+
+    # Gradients
+
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        # Lightning has divided the loss by the number of micro-batches already; DeepSpeed would a second time.
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
+        output = super().optimizer_step(optimizer, closure, model, **kwargs)
+        norm = self.deepspeed_engine.get_global_grad_norm()
+        self.lightning_module.grad_norm = None if norm is None else torch.as_tensor(norm)
+        return output
+
+
+def check_section(zero_optimization: dict[str, Any]) -> None:
+    """Refuses a key or value that DeepSpeed does not know, by its own schema."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedZeroConfig(**zero_optimization)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(map(str, ("strategy.zero_optimization", *first["loc"])))
+        raise UserError(
+            f"{path} is {first['input']}, which DeepSpeed refuses ({first['msg']}): "
+            "see zero_optimization in https://www.deepspeed.ai/docs/config-json/"
+        ) from error
+
+
+def load_cpu_adam() -> Callable[..., Optimizer] | None:
+    """DeepSpeed's Adam for CPUs, compiled at its first use; None, with one line that says so, where that fails."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    try:
+        CPUAdamBuilder().load(verbose=False)
+    except Exception as error:  # whatever a compiler may say
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        rank_zero_info(f"DeepSpeed's CPU Adam cannot be built ({reason}): torch's AdamW serves, more slowly")
+        return None
+    return DeepSpeedCPUAdam
+
+
+def _without_torchs_own(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with what any Adam has, and the peak learning rate under the schedule."""
+    kept = ("params", "lr", "initial_lr", "betas", "eps", "weight_decay")
+    return [{key: group[key] for key in kept if key in group} for group in groups]
+
+
+def _adam_defaults(optimizer: torch.optim.AdamW) -> dict[str, Any]:
+    return {key: optimizer.defaults[key] for key in ("lr", "betas", "eps", "weight_decay")}
+
+
+def _add_ninja_to_path() -> None:
+    """DeepSpeed compiles with ninja, which the environment has but does not show unless it is activated."""
+    folder = Path(sys.executable).parent
+    if shutil.which("ninja") is None and (folder / "ninja").exists():
+        os.environ["PATH"] += os.pathsep + str(folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what DeepSpeed prints and warns of at import and set-up."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
