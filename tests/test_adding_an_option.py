@@ -1,5 +1,6 @@
 """docs/adding-an-option.md is true: its files, added to a copy of the project, make options that train."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,29 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding-an-option.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
-
-TRAIN = """
-import sys
-import hydra, torch
-from txtrain.config import check, config_directory, to_plain
-from txtrain.model import Decoder
-from txtrain.model.shape import Shape
-from txtrain.train import build, model_axes
-
-with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-    config = hydra.compose("train", overrides=sys.argv[1:])
-check(to_plain(config))
-torch.manual_seed(0)
-model = Decoder(vocab_size=16, max_len=8, shape=build(config, "model"), **model_axes(config))
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-tokens = torch.arange(8).repeat(2, 1)
-for step in range(8):
-    loss = torch.nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    print(loss.item())
-"""
+OPTIONS = ["encoding=log_distance", "norm=layer_scale", "ffn=squared_relu"]
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +24,36 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         assert not (folder / name).exists()
         (folder / name).write_text(text)
-    (folder / "steps.py").write_text(TRAIN)
     return folder
 
 
-def steps(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "steps.py", "model.dim=16", "model.num_heads=2", "model.num_layers=2", *overrides]
+def train(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "txtrain", "train", *OPTIONS, *overrides]
     return subprocess.run(command, cwd=project, capture_output=True, text=True)
 
 
 def test_each_option_is_one_python_file_and_one_yaml_file() -> None:
     python = {name for name in FILES if name.endswith(".py")}
     yaml = {name for name in FILES if name.endswith(".yaml")}
-    assert {Path(name).parent.name for name in yaml} == {"encoding", "norm", "ffn"}
+    assert {f"{Path(name).parent.name}={Path(name).stem}" for name in yaml} == set(OPTIONS)
     assert {Path(name).stem for name in python} == {Path(name).stem for name in yaml}
     assert len(python) == len(yaml) == 3
 
 
 def test_the_options_of_the_page_train_together(project: Path) -> None:
-    result = steps(project, "encoding=log_distance", "norm=layer_scale", "ffn=squared_relu", "encoding.strength=0.5")
+    sizes = ["model.dim=32", "model.num_heads=2", "model.num_layers=2", "data.seq_len=32", "data.batch_size=8"]
+    text = [
+        "tokenizer=byte",
+        "data=text",
+        f"data.path={ROOT / 'tests/golden/text.txt'}",
+        f"data.cache_dir={project}/cache",
+    ]
+    steps = ["trainer.max_steps=20", "trainer.log_every_n_steps=1", "optimizer.lr=0.01", "trainer.accelerator=cpu"]
+    result = train(project, *sizes, *text, *steps, "logger=none", f"run_dir={project}/run", "encoding.strength=0.5")
     assert result.returncode == 0, result.stderr
-    losses = [float(line) for line in result.stdout.split()]
+    lines = [json.loads(line) for line in (project / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == 20
     assert losses[-1] < losses[0] - 0.5
 
 
@@ -79,17 +67,7 @@ def test_the_options_of_the_page_train_together(project: Path) -> None:
     ],
 )
 def test_a_mistake_in_their_values_is_one_line(project: Path, override: str, said: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "txtrain",
-        "train",
-        "encoding=log_distance",
-        "norm=layer_scale",
-        override,
-        "dry_run=true",
-    ]
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    result = train(project, override, "dry_run=true")
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert said in line
