@@ -127,6 +127,8 @@ class WandB(WandbLogger):
         timeout: seconds to wait for the server.
     """
 
+    _experiment: Any
+
     def __init__(self, *, run_dir: Path, settings: dict[str, Any], config: dict[str, Any], timeout: int) -> None:
         try:
             super().__init__(save_dir=run_dir, project=settings["project"], name=settings["name"])
@@ -140,7 +142,10 @@ class WandB(WandbLogger):
     def experiment(self) -> Any:
         """The wandb run, started at its first use."""
         if self._experiment is None:
+            service = os.environ.get("WANDB_SERVICE")
             self._experiment = self._start()
+            if service is None:  # else the processes that this one starts would attach to its W&B
+                os.environ.pop("WANDB_SERVICE", None)
         return self._experiment
 
     @rank_zero_only
@@ -167,15 +172,17 @@ class WandB(WandbLogger):
             log.info("W&B: logged offline, send it with: wandb sync %s", shlex.join(str(path) for path in segments))
 
     def _start(self) -> Any:
-        from wandb.errors import Error
+        import wandb as client
 
+        client.setup(client.Settings(silent=True))
         if self.mode == "online":
             try:
                 _connect(os.environ, self.timeout)
                 return self._init("online")
-            except (OSError, Error) as error:
+            except (OSError, client.Error) as error:
                 self.mode, self.reason = "offline", (str(error).splitlines() or [type(error).__name__])[0]
                 log.warning("W&B cannot be used online (%s): logging offline.", self.reason)
+                client.teardown()  # the failed run would keep its id
         return self._init(self.mode)
 
     def _init(self, mode: str) -> Any:
@@ -192,13 +199,8 @@ class WandB(WandbLogger):
             "x_save_requirements": False,
             "x_disable_stats": not torch.cuda.is_available(),
         }
-        service = os.environ.get("WANDB_SERVICE")
         run: Any = {**self.settings, "dir": self.run_dir, "id": self._id_in_run_dir(), "resume": "allow"}
-        try:
-            return client.init(**run, config=self.run_config, settings=client.Settings(**settings))
-        finally:
-            if service is None:  # else the processes that this one starts would attach to its W&B
-                os.environ.pop("WANDB_SERVICE", None)
+        return client.init(**run, config=self.run_config, settings=client.Settings(**settings))
 
     def _id_in_run_dir(self) -> str:
         path = self.run_dir / "wandb_id"
@@ -216,14 +218,21 @@ def choose_mode(environment: Mapping[str, str]) -> tuple[str, str]:
             raise UserError(f"WANDB_MODE is {mode}: set it to online, offline or disabled, or unset it")
         return mode, "WANDB_MODE"
     key = environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE")
-    if key or _netrc_has(_host(environment)[0]):
+    if key or any(map(_netrc_has, _hosts(environment))):
         return "online", ""
     return "offline", "no API key"
 
 
-def _host(environment: Mapping[str, str]) -> tuple[str, int]:
-    url = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    return url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
+def _base_url(environment: Mapping[str, str]) -> str:
+    import wandb as client
+
+    return environment.get("WANDB_BASE_URL") or client.Settings().base_url
+
+
+def _hosts(environment: Mapping[str, str]) -> list[str]:
+    """Names under which an API key may be kept: wandb's own server has had two."""
+    host = urlsplit(_base_url(environment)).netloc
+    return [host] if environment.get("WANDB_BASE_URL") else [host, "api.wandb.ai"]
 
 
 def _netrc_has(host: str) -> bool:
@@ -240,4 +249,6 @@ def _netrc_has(host: str) -> bool:
 def _connect(environment: Mapping[str, str], timeout: float) -> None:
     """Raises an OSError soon where wandb would try for long; through a proxy only wandb can tell."""
     if not any(environment.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
-        socket.create_connection(_host(environment), timeout=timeout).close()
+        url = urlsplit(_base_url(environment))
+        address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
+        socket.create_connection(address, timeout=timeout).close()

@@ -4,6 +4,7 @@
 to such names: `last` and `best`.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from txtrain.errors import UserError
+
+log = logging.getLogger(__name__)
 
 LAST, BEST = "last", "best"
 PARTIAL = ".partial"  # what is being written; left behind only by a process that died
@@ -63,11 +66,20 @@ def find_checkpoint(run_dir: Path) -> Path | None:
     return next((path for path in list_checkpoints(run_dir / "checkpoints") if damage(path) is None), None)
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raises a UserError unless `path` is a whole checkpoint."""
-    found = damage(path)
-    if found is not None:
-        raise UserError(f"checkpoint {path} cannot be read ({found}): resume from another one, or leave resume out")
+def resume_point(run_dir: Path) -> Path:
+    """The newest whole checkpoint of a run; newer ones that are damaged are named.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = None
+    for path in list_checkpoints(run_dir / "checkpoints"):
+        found = damage(path)
+        if found is None:
+            return path
+        log.warning("Checkpoint %s cannot be read (%s): looking for the one before.", path, found)
+    why = "it has none" if found is None else "none of them can be read"
+    raise UserError(f"resume={run_dir} has no whole checkpoint ({why}): name another run, or leave resume out")
 
 
 def damage(path: Path) -> str | None:

@@ -51,10 +51,10 @@ class Checkpoints(Checkpoint):
         if self._due and not _validation_follows(trainer):
             self._write(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, task: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        loss = float(trainer.callback_metrics.get("validation/loss", math.nan))
+        loss = task.validation["validation/loss"]
         if loss < self.best:
             before, self.best = self.best, loss
             if not self._write(trainer, best=True):

@@ -8,7 +8,7 @@ from txtrain.callbacks.steps import is_last_step
 
 
 class FinalValidation(Callback):
-    """Asks to stop at the last step: Lightning validates before it stops on request, but not before it reaches a limit."""
+    """Asks to stop at the last step: Lightning validates when it stops on request, but not when it reaches a limit."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -63,11 +63,10 @@ class Metrics(Callback):
         if not trainer.sanity_checking:
             self.clock.stop()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, task: Any) -> None:
         if trainer.sanity_checking:
             return
-        found = trainer.callback_metrics.items()
-        self.validation = {name: float(value) for name, value in found if name.startswith("validation/")}
+        self.validation = dict(task.validation)  # Lightning's own copy is rounded to float32
         self._write(trainer, self.validation)
         if trainer.state.fn == "fit":
             self.clock.start()

@@ -61,7 +61,7 @@ class Samples(Callback):
             self._first_tokens = trainer.strategy.broadcast(tokens)
 
     def on_validation_end(self, trainer: Any, task: Any) -> None:
-        if trainer.sanity_checking or self.length == 0 or not self._first_tokens:
+        if trainer.sanity_checking or self.length == 0 or not self._first_tokens or not task.model_class.causal:
             return
         tokenizer, prompt = trainer.datamodule.tokenizer, self._first_tokens
         with self.clock.stopped(), evaluating(task), trainer.precision_plugin.forward_context():

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import duration, short
 from txtrain.callbacks.samples import Samples
+from txtrain.model.explain import explain_attention
 from txtrain.saving import BEST, LAST, PARTIAL, find_checkpoint
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ class Summary(Callback):
             "batch": f"{data.batch_size} sequences of {data.seq_len} a step: micro-batches of {data.micro(devices)}"
             f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
             "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
+            "attention": explain_attention(
+                task.model, task.device.type, compute_dtype(trainer.precision), documents=data.packing == "documents"
+            ),
             "device": f"{task.device.type}, precision {trainer.precision}, {type(trainer.strategy).__name__}",
             "run directory": str(self.run_dir),
             "logger": ", ".join(_logger_name(logger) for logger in trainer.loggers) or "none",
@@ -138,6 +143,11 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """All and trainable ones, shared ones once, sharded ones whole."""
     sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """Of matrix products under Lightning's name for a precision, such as bf16-mixed."""
+    return torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
 
 
 def why_stopped(trainer: Trainer) -> str:

@@ -1,0 +1,184 @@
+"""Where a run reports to."""
+
+import logging
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb as client
+from lightning.pytorch.loggers import Logger
+
+from tests.callbacks.tiny import Run
+from tests.offline_wandb import read
+from txtrain import logger as loggers
+from txtrain.errors import UserError
+from txtrain.logger import choose_mode, close_loggers, none, setup_logging, tensorboard, wandb
+from txtrain.saving import find_checkpoint
+
+CONFIG = {"name": "gpt", "model": {"dim": 16, "norms": ["a", "b"]}, "resume": None}
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    client.teardown()  # it remembers the environment
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def start(run_dir: Path, **settings: Any) -> list[Logger]:
+    return wandb(run_dir=run_dir, name="gpt", config=CONFIG, group="sweep 1", job="norm=pre", **settings)
+
+
+def segments(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize(
+    "environment, mode",
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "k"}, "online"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "online"}, "online"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_online_only_with_a_key_or_on_request(environment: dict[str, str], mode: str) -> None:
+    assert choose_mode(environment)[0] == mode
+
+
+def test_a_key_in_netrc_counts_for_its_host(tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password k\n")
+    assert choose_mode({})[0] == "online"
+    assert choose_mode({"WANDB_BASE_URL": "https://wandb.example.org"})[0] == "offline"
+
+
+def test_a_mode_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^WANDB_MODE is onlin: set it to online, offline or disabled"):
+        choose_mode({"WANDB_MODE": "onlin"})
+
+
+def test_a_run_without_a_key_is_logged_offline_whole(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    environment = dict(os.environ)
+    run = Run(run_dir, max_steps=4, validate=2, loggers=start(run_dir, project="mine")).fit()
+    close_loggers(run.trainer.loggers)
+    found = read(segments(run_dir)[0])
+    assert (found.name, found.project, found.group, found.exit_code) == ("norm=pre", "mine", "sweep 1", 0)
+    assert {key: found.config[key] for key in CONFIG} == CONFIG
+    by_step = {row["_step"]: row for row in found.history}
+    assert sorted(by_step) == [1, 2, 3, 4]
+    assert by_step[4].keys() >= {"train/loss", "train/lr", "train/grad_norm", "train/tokens", "validation/loss"}
+    assert by_step[4]["samples/nrows"] == 2
+    assert os.environ == environment
+    assert f"wandb sync {segments(run_dir)[0].parent}" in caplog.messages[-1]
+
+
+def test_a_resumed_run_goes_on_as_the_same_one(run_dir: Path) -> None:
+    for max_steps in (2, 4):
+        run = Run(run_dir, max_steps=max_steps, loggers=start(run_dir)).fit(find_checkpoint(run_dir))
+        close_loggers(run.trainer.loggers)
+    first, second = map(read, segments(run_dir))
+    assert first.id == second.id == (run_dir / "wandb_id").read_text()
+    assert [row["_step"] for row in first.history] == [1, 2]
+    assert [row["_step"] for row in second.history] == [3, 4]
+
+
+@pytest.fixture
+def deaf_server() -> Iterator[str]:
+    """Takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("reachable", [False, True])
+def test_a_server_that_does_not_answer_costs_seconds_and_no_data(
+    run_dir: Path,
+    reachable: bool,
+    deaf_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", deaf_server if reachable else "http://127.0.0.1:9")
+    logger = start(run_dir, timeout=3)
+    worker = threading.Thread(target=lambda: logger[0].log_metrics({"train/loss": 1.0}, step=1), daemon=True)
+    worker.start()
+    worker.join(timeout=60)
+    assert not worker.is_alive()
+    close_loggers(logger)
+    assert "W&B cannot be used online" in caplog.text
+    assert "wandb:" not in "".join(capfd.readouterr())
+    assert read(segments(run_dir)[-1]).history[0]["train/loss"] == 1.0
+
+
+def test_disabled_writes_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    logger = start(run_dir)
+    logger[0].log_metrics({"train/loss": 1.0}, step=1)
+    close_loggers(logger)
+    assert not segments(run_dir)
+
+
+def test_tensorboard_files_hold_metrics_and_samples(run_dir: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = tensorboard(run_dir=run_dir, name="gpt", config=CONFIG)
+    close_loggers(Run(run_dir, max_steps=4, validate=4, loggers=made).fit().trainer.loggers)
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Scalars("validation/loss")] == [4]
+    assert "samples/text_summary" in events.Tags()["tensors"]
+
+
+def test_no_logger() -> None:
+    assert none(run_dir=Path("run"), name="gpt", config=CONFIG) == []
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    yield
+    setup_logging(None, 0)
+    logging.captureWarnings(False)
+    for name in ("txtrain", *loggers.LIBRARIES):
+        logging.getLogger(name).propagate = True
+
+
+def test_libraries_speak_in_the_log_only(
+    run_dir: Path, restored_logging: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("DeepSpeed").addHandler(logging.StreamHandler())
+    setup_logging(run_dir, 0)
+    logging.getLogger("txtrain.train").info("ours")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").info("GPU available: False")
+    logging.getLogger("DeepSpeed").warning("theirs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.warn("a warning", UserWarning, stacklevel=1)
+    shown = capsys.readouterr()
+    assert "ours" in shown.out
+    assert not any(word in shown.out + shown.err for word in ("GPU", "theirs", "a warning"))
+    written = (run_dir / "train.log").read_text()
+    assert all(word in written for word in ("ours", "GPU", "theirs", "a warning"))
+
+
+def test_other_ranks_are_silent(run_dir: Path, restored_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(run_dir, 1)
+    logging.getLogger("txtrain.train").warning("twice")
+    assert "twice" not in capsys.readouterr().out
+    assert not (run_dir / "train.log").exists()
