@@ -9,7 +9,7 @@ import torch
 from tests.pairwise import pairwise
 from txtrain.config import config_directory, options
 from txtrain.data.loader import StepLoader
-from txtrain.train import build, model_axes
+from txtrain.train import build, model_function
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"
 SIZES = ["model.dim=32", "model.num_layers=2", "model.num_heads=4", "model.num_kv_heads=2", "data.seq_len=48"]
@@ -39,10 +39,7 @@ def train(config, steps=20, learning_rate=1e-2):
     data = build(config, "data")(tokenizer=build(config, "tokenizer"), seed=0)
     data.prepare()
     torch.manual_seed(0)
-    model_class = build(config, "task").func.model_class
-    model = model_class(
-        vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len, shape=build(config, "model"), **model_axes(config)
-    )
+    model = model_function(config)(vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
     build(config, "lora").apply(model)
     build(config, "checkpointing").apply(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)

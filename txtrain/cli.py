@@ -43,6 +43,10 @@ def train(arguments: Sequence[str]) -> int:
         run = find_run(config.resume, config.name)
         config = resume_config(OmegaConf.load(run / "config.yaml"), config, composed.overrides)
         config.resume = config.run_dir = str(run)
+    elif config.init_from:
+        from txtrain.start import same_model
+
+        config = same_model(config, composed.overrides)
     plain = to_plain(config)
     check(plain)
     return _fit(OmegaConf.create(plain), composed.overrides)

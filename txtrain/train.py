@@ -1,5 +1,6 @@
 """The train command, read from top to bottom: seed → data → model → run directory → task → callbacks → logger → fit."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +21,21 @@ from torch import nn
 from txtrain.callbacks import new_callbacks
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
+from txtrain.model.lora import parameter_counts
 from txtrain.run import RunDirectory
 from txtrain.saving import find_checkpoint
+from txtrain.start import trained_model
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
 
 MODEL_AXES = ("embedding", "head", "encoding", "norm", "attention", "ffn")
+
+FROM_SCRATCH = (
+    "lora.rank=%d with no init_from: layers with adapters keep their random weights frozen, all others train in full. "
+    "To adapt a trained model, name its run: init_from=runs/NAME/RUN"
+)
+
+log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig, overrides: list[str]) -> float | None:
@@ -42,20 +52,27 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     setup_logging(None, rank)
     strategy = new_strategy(config)
     new_model = model_function(config)
-    check_model(config, new_model)
+    check_model(config, new_model, vocab_size=256, max_len=config.data.seq_len)
+    if config.init_from and not config.resume:
+        new_model = partial(trained_model, new_model, Path(config.init_from))
+    if config.lora.rank and not config.init_from:
+        log.warning(FROM_SCRATCH, config.lora.rank)
     run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
     run.check_writable()
 
     seed_everything(config.seed, verbose=False)
     data = build(config, "data")(tokenizer=build(config, "tokenizer"), seed=config.seed)
     data.prepare()
+    sizes = {"vocab_size": data.tokenizer.vocab_size, "max_len": data.seq_len}
+    if config.dry_run:
+        return describe(config, check_model(config, model_function(config), **sizes), data)
 
     if rank == 0 and not config.resume:
         config.run_dir = str(run.path)
         run.create(OmegaConf.to_container(config, resolve=True), overrides, data.tokenizer)
     run.share_with_children()
     setup_logging(run.path, rank)
-    task = new_task(config, partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len))
+    task = new_task(config, partial(new_model, **sizes))
     trainer, finish = new_trainer(config, run.path, strategy, data)
     checkpoint = find_checkpoint(run.path) if config.resume else None
     with ending_processes(trainer), loggers_closing(trainer.loggers):
@@ -87,15 +104,24 @@ def model_function(config: DictConfig) -> Callable[..., nn.Module]:
     return partial(build(config, "task").func.model_class, shape=build(config, "model"), **axes)
 
 
-def check_model(config: DictConfig, new_model: Callable[..., nn.Module]) -> None:
-    """Builds the model without memory, so that an impossible combination is told before any data are read."""
+def check_model(config: DictConfig, new_model: Callable[..., nn.Module], **sizes: int) -> nn.Module:
+    """The model without memory, so that an impossible combination is told before any data are read."""
     try:
         with torch.device("meta"):
-            model = new_model(vocab_size=256, max_len=config.data.seq_len)
-            build(config, "lora").apply(model)
+            model = new_model(**sizes)
+            build(config, "lora").apply(model, adapt_only=config.init_from is not None)
             build(config, "checkpointing").apply(model)
     except ValueError as error:
         raise UserError(str(error)) from error
+    return model
+
+
+def describe(config: DictConfig, model: nn.Module, data: LightningDataModule) -> None:
+    """What a dry run tells."""
+    total, trainable = parameter_counts(model)
+    log.info("%s", OmegaConf.to_yaml(config, resolve=True))
+    log.info("%d parameters, %d trainable; %d tokens to train on", total, trainable, data.train_tokens)
+    log.info("dry run: the config is sound and nothing was written; leave out dry_run to train")
 
 
 def new_task(config: DictConfig, build_model: Callable[[], nn.Module]) -> Task:

@@ -1,0 +1,74 @@
+"""`init_from`: start from the trained weights of an earlier run, as the same model."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from txtrain.errors import UserError
+from txtrain.model.lora import LoRA, merge
+from txtrain.saving import BEST, check_checkpoint, find_checkpoint
+
+# What makes the model that the weights belong to.
+MODEL_GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
+ADAPTER_NAMES = ("lora_A", "lora_B", "lora_magnitude")
+
+
+def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """The composed config with the model and tokenizer of the run that `init_from` names; what the user typed stays on top."""
+    run = Path(composed.init_from)
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"init_from={run} is no run directory (it has no config.yaml): type init_from=runs/NAME/RUN")
+    saved, result = OmegaConf.load(run / "config.yaml"), composed.copy()
+    for group in MODEL_GROUPS:
+        result[group] = saved[group]
+    if result.encoding.get("max_len", 0) is None:
+        result.encoding.max_len = saved.data.seq_len  # the table was made for it
+    pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(run / "tokenizer.json"), "end_of_text": None}
+    result.tokenizer = OmegaConf.create(pretrained)
+    for key in (override.partition("=")[0].lstrip("+~") for override in overrides):
+        if key.partition(".")[0] in (*MODEL_GROUPS, "tokenizer"):
+            OmegaConf.update(result, key, OmegaConf.select(composed, key), merge=False, force_add=True)
+    return result
+
+
+def trained_model(new_model: Callable[..., nn.Module], run: Path, **sizes: int) -> nn.Module:
+    """The model that `new_model` makes from `sizes`, with the best weights of a run; adapters of that run are merged.
+
+    Raises:
+        UserError: the run has no checkpoint, or its weights are those of another model.
+    """
+    model, weights = new_model(**sizes), read_weights(run)
+    lora: LoRA = instantiate(OmegaConf.load(run / "config.yaml").lora, _convert_="all")
+    lora.apply(model)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(f"init_from={run} has weights of another model ({reason}): leave out overrides of the model") from error
+    if lora.rank == 0:
+        return model
+    merge(model)
+    merged = {name: value for name, value in model.state_dict().items() if not name.endswith(ADAPTER_NAMES)}
+    model = new_model(**sizes)
+    model.load_state_dict(merged)
+    return model
+
+
+def read_weights(run: Path) -> dict[str, Tensor]:
+    """The model's weights in the best checkpoint of a run, or in its newest, whatever strategy wrote it."""
+    best = run / "checkpoints" / BEST
+    path = best if best.exists() else find_checkpoint(run)
+    if path is None:
+        raise UserError(f"init_from={run} has no checkpoint: name a run that has trained")
+    check_checkpoint(path)
+    if path.is_dir():
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(path.resolve()), tag="checkpoint")
+    else:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return {name.removeprefix("model."): value for name, value in weights.items()}
