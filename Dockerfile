@@ -34,7 +34,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY txtrain ./txtrain
 COPY conf ./conf
 COPY hydra_plugins ./hydra_plugins
-RUN pip install ".[tasks,sweeps]"
+RUN pip install ".[tasks,optuna]"
 
 USER txtrain
 WORKDIR /workspace

@@ -90,6 +90,13 @@ def test_every_import_of_the_package_is_a_requirement() -> None:
     assert not missing
 
 
+def test_every_extra_that_a_message_names_exists() -> None:
+    text = "".join(file.read_text() for file in (ROOT / "txtrain").rglob("*.py"))
+    named = set(re.findall(r"txtrain\[(\w+)\]", text))
+    assert named
+    assert named <= EXTRAS.keys()
+
+
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="not in the environment that make builds")
 def test_make_installed_exactly_the_lock() -> None:
     versions = pins()
@@ -124,22 +131,43 @@ def test_the_wheel_holds_the_package_the_config_tree_and_the_launcher(wheel: Pat
     }
 
 
-def test_the_wheel_finds_its_config_tree_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    (tmp_path / "empty").mkdir()
-    script = "import sys, txtrain.config as c; print(c.config_directory()); print(c.__file__)"
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path / "empty",
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        check=True,
-        capture_output=True,
-        text=True,
+def test_the_wheel_trains_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(site)
+    empty.mkdir()
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+
+    script = (
+        "import txtrain.config, hydra_plugins.txtrain_launcher.process as launcher;"
+        "print(txtrain.config.config_directory(), launcher.__file__)"
     )
-    conf, module = map(Path, result.stdout.split())
-    assert conf == tmp_path / "site" / "txtrain" / "conf"
-    assert module.is_relative_to(tmp_path / "site")
-    assert (conf / "train.yaml").is_file()
+    conf, launcher = python("-c", script).split()
+    assert Path(conf) == site / "txtrain" / "conf"
+    assert Path(launcher).is_relative_to(site)
+
+    text = [
+        "data=text",
+        f"data.path={ROOT / 'tests/golden/text.txt'}",
+        f"data.cache_dir={tmp_path}/cache",
+        "tokenizer=byte",
+    ]
+    python(
+        "-m",
+        "txtrain",
+        "train",
+        "trainer.max_steps=2",
+        "data.seq_len=32",
+        "trainer.accelerator=cpu",
+        "logger=none",
+        *text,
+    )
+    [summary] = empty.glob("runs/gpt/*/summary.json")
+    assert json.loads(summary.read_text())["steps"] == 2
+    assert [path.name for path in empty.iterdir()] == ["runs"]
 
 
 def docker() -> list[tuple[str, str]]:
@@ -186,7 +214,7 @@ def test_docker_installs_the_project_under_the_lock() -> None:
         word for _, words in installs for part in re.findall(r"pip install ([^&]+)", words) for word in part.split()
     ]
     assert min(at for at, _ in installs) > copied
-    assert set(named) - direct == {'".[tasks,sweeps]"'}, "only pinned packages, then the project"
+    assert set(named) - direct == {'".[tasks,optuna]"'}, "only pinned packages, then the project"
 
 
 def test_docker_s_cuda_is_that_of_pytorch_s_wheels() -> None:
