@@ -66,6 +66,12 @@ def find_checkpoint(run_dir: Path) -> Path | None:
     return next((path for path in list_checkpoints(run_dir / "checkpoints") if damage(path) is None), None)
 
 
+def check_checkpoint(path: Path) -> None:
+    """Raises a UserError unless `path` is a whole checkpoint."""
+    if found := damage(path):
+        raise UserError(f"checkpoint {path} cannot be read ({found}): name another run")
+
+
 def resume_point(run_dir: Path) -> Path:
     """The newest whole checkpoint of a run; newer ones that are damaged are named.
 

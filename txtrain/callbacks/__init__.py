@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import Callback
 
+from txtrain.callbacks.activations import Activations
 from txtrain.callbacks.checkpoints import Checkpoints
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.final_validation import FinalValidation
@@ -39,6 +40,7 @@ def new_callbacks(
         FinalValidation(),
         metrics,
         summary,
+        Activations(config=config),
         progress,
         texts,
         Checkpoints(run_dir=run_dir, save=save, clock=clock),
