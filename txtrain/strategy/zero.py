@@ -16,12 +16,13 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from txtrain.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -78,16 +79,13 @@ class DeepSpeed(DeepSpeedStrategy):
     def model_sharded_context(self) -> Iterator[None]:
         yield
 
-    def setup(self, trainer: Any) -> None:
-        with _quiet():
-            super().setup(trainer)
-
     def init_deepspeed(self) -> None:
         """As in Lightning, without the warning that DeepSpeed clips by itself: the task's hook leaves it to it."""
         if self.lightning_module.trainer.training:
             self._initialize_deepspeed_train(self.model)
         else:
-            self._initialize_deepspeed_inference(self.model)
+            with _quiet():
+                self._initialize_deepspeed_inference(self.model)
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LambdaLR | None = None
@@ -98,7 +96,8 @@ class DeepSpeed(DeepSpeedStrategy):
             if type(optimizer) is torch.optim.AdamW and (cpu_adam := load_cpu_adam()):
                 optimizer = cpu_adam(_without_torchs_own(optimizer.param_groups), **_adam_defaults(optimizer))
                 lr_scheduler = LambdaLR(optimizer, lr_scheduler.lr_lambdas) if lr_scheduler else None
-        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        with _quiet():
+            return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
 
     # Gradients
 
@@ -134,11 +133,13 @@ def load_cpu_adam() -> Callable[..., Optimizer] | None:
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
+    log.info("Optimizer: DeepSpeed's AdamW for CPUs, compiled when it is first used here, in a minute or two")
     try:
-        CPUAdamBuilder().load(verbose=False)
+        with _quiet():
+            CPUAdamBuilder().load(verbose=False)
     except Exception as error:  # whatever a compiler may say
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        rank_zero_info(f"DeepSpeed's CPU Adam cannot be built ({reason}): torch's AdamW serves, more slowly")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        log.info("Optimizer: torch's AdamW, since DeepSpeed's for CPUs cannot be compiled (%s)", reason)
         return None
     return DeepSpeedCPUAdam
 
