@@ -77,6 +77,10 @@ def check(config: Mapping[str, Any]) -> None:
             check_value(key, value, SCALARS[key])
         elif not any(_nodes(value)):  # not composed from the config tree but added by +key=value
             raise UserError(unknown_key(key, [name for name in config if name != key]))
+    for path, node in _nodes(config):
+        for key in node:
+            if node[key] == MISSING:
+                raise UserError(f"{path}.{key} is needed and has no default: type {path}.{key}=VALUE")
     # The model's classes first: they import without Lightning, so most mistakes are told in half the time.
     for path, node in sorted(_nodes(config), key=lambda item: "txtrain.model." not in str(item[1]["_target_"])):
         _check_node(path, node)
@@ -98,8 +102,6 @@ def _check_node(path: str, node: Mapping[str, Any]) -> None:
     parameters, takes_others = arguments(_locate(path, str(node["_target_"])))
     values = {key: value for key, value in node.items() if key not in NODE_KEYS}
     for key, value in values.items():
-        if value == MISSING:
-            raise UserError(f"{path}.{key} is needed and has no default: type {path}.{key}=VALUE")
         if key not in parameters and not takes_others:
             raise UserError(unknown_key(f"{path}.{key}", parameters))
         if key in parameters and not any(_nodes(value)):  # a node within is checked on its own
