@@ -5,11 +5,13 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from tests.pairwise import pairwise
 from txtrain.config import config_directory, options
 from txtrain.data.loader import StepLoader
-from txtrain.train import build, model_function
+from txtrain.train import model_function
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"
 SIZES = ["model.dim=32", "model.num_layers=2", "model.num_heads=4", "model.num_kv_heads=2", "data.seq_len=48"]
@@ -36,14 +38,15 @@ def compose(*overrides):
 
 def train(config, steps=20, learning_rate=1e-2):
     """Losses of each step, and the model."""
-    data = build(config, "data")(tokenizer=build(config, "tokenizer"), seed=0)
+    parts = {group: instantiate(node, _convert_="all") for group, node in config.items() if OmegaConf.is_config(node)}
+    data = parts["data"](tokenizer=parts["tokenizer"], seed=0)
     data.prepare()
     torch.manual_seed(0)
-    model = model_function(config)(vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
-    build(config, "lora").apply(model)
-    build(config, "checkpointing").apply(model)
+    model = model_function(parts)(vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
+    parts["lora"].apply(model)
+    parts["checkpointing"].apply(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
-    loss, losses = build(config, "loss"), []
+    loss, losses = parts["loss"], []
     loader = StepLoader(data.windows("train"), batch_size=4, micro=4, accumulation=1)
     for _, batch in zip(range(steps), loader, strict=False):
         logits = model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
@@ -63,6 +66,8 @@ def train(config, steps=20, learning_rate=1e-2):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: ",".join(row.values()).replace(" ", ","))
 def test_every_pair_of_options_trains(row, cache):
-    config = compose(*SIZES, "data=text", f"data.path={TEXT}", "tokenizer=byte", f"data.cache_dir={cache}", *row.values())
+    config = compose(
+        *SIZES, "data=text", f"data.path={TEXT}", "tokenizer=byte", f"data.cache_dir={cache}", *row.values()
+    )
     losses = train(config)
     assert sum(losses[-5:]) < sum(losses[:5]) - 0.5

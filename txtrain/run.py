@@ -38,7 +38,9 @@ class RunDirectory:
         """Raises a UserError if the folder could not be made or written."""
         existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"run_dir={self.path} cannot be written: {existing} is not a writable folder, name another run_dir")
+            raise UserError(
+                f"run_dir={self.path} cannot be written: {existing} is not a writable folder, name another run_dir"
+            )
 
     def create(self, config: dict[str, Any], overrides: list[str], tokenizer: Tokenizer) -> None:
         """Makes the folder and writes down what was asked for, and the tokenizer."""
@@ -48,7 +50,9 @@ class RunDirectory:
             (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
             tokenizer.save(self.path / "tokenizer.json")
         except OSError as error:
-            raise UserError(f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir") from error
+            raise UserError(
+                f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"
+            ) from error
 
     def share_with_children(self) -> None:
         """Lets the processes that this one starts find the folder."""

@@ -18,7 +18,7 @@ ADAPTER_NAMES = ("lora_A", "lora_B", "lora_magnitude")
 
 
 def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
-    """The composed config with the model and tokenizer of the run that `init_from` names; what the user typed stays on top."""
+    """The composed config with the model and tokenizer of the run that `init_from` names, under what the user typed."""
     run = Path(composed.init_from)
     if not (run / "config.yaml").is_file():
         raise UserError(f"init_from={run} is no run directory (it has no config.yaml): type init_from=runs/NAME/RUN")
@@ -27,7 +27,11 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
         result[group] = saved[group]
     if result.encoding.get("max_len", 0) is None:
         result.encoding.max_len = saved.data.seq_len  # the table was made for it
-    pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(run / "tokenizer.json"), "end_of_text": None}
+    pretrained = {
+        "_target_": "txtrain.data.tokenizer.Pretrained",
+        "path": str(run / "tokenizer.json"),
+        "end_of_text": None,
+    }
     result.tokenizer = OmegaConf.create(pretrained)
     for key in (override.partition("=")[0].lstrip("+~") for override in overrides):
         if key.partition(".")[0] in (*MODEL_GROUPS, "tokenizer"):
@@ -48,7 +52,9 @@ def trained_model(new_model: Callable[..., nn.Module], run: Path, **sizes: int) 
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise UserError(f"init_from={run} has weights of another model ({reason}): leave out overrides of the model") from error
+        raise UserError(
+            f"init_from={run} has weights of another model ({reason}): leave out overrides of the model"
+        ) from error
     if lora.rank == 0:
         return model
     merge(model)

@@ -1,8 +1,8 @@
-"""The train command, read from top to bottom: seed → data → model → run directory → task → callbacks → logger → fit."""
+"""The train command, read from top to bottom: parts → model → trainer → data → run directory → task → logger → fit."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,24 +11,23 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer, seed_everything
+from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from txtrain.callbacks import new_callbacks
+from txtrain.callbacks import Summary, new_callbacks
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.lora import parameter_counts
 from txtrain.run import RunDirectory
-from txtrain.saving import find_checkpoint
+from txtrain.saving import checkpoint_step, resume_point
 from txtrain.start import trained_model
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
-
-MODEL_AXES = ("embedding", "head", "encoding", "norm", "attention", "ffn")
 
 FROM_SCRATCH = (
     "lora.rank=%d with no init_from: layers with adapters keep their random weights frozen, all others train in full. "
@@ -50,122 +49,147 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     """
     rank = rank_zero_only.rank
     setup_logging(None, rank)
-    strategy = new_strategy(config)
-    new_model = model_function(config)
-    check_model(config, new_model, vocab_size=256, max_len=config.data.seq_len)
+    with telling_mistakes():
+        parts = {
+            group: instantiate(node, _convert_="all") for group, node in config.items() if OmegaConf.is_config(node)
+        }
+        strategy = new_strategy(config, parts)
+        new_model = model_function(parts)
+        check_model(config, parts, partial(new_model, vocab_size=256, max_len=config.data.seq_len))
+        run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
+        run.check_writable()
+        checkpoint = point_to_resume(config, run.path) if config.resume else None
+        trainer, summary = new_trainer(config, parts, strategy, run.path)
+
+        seed_everything(config.seed, verbose=False)
+        data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
+        data.prepare()
+    divide_steps(trainer, data.accumulation(trainer.num_devices * trainer.num_nodes))
+    sizes = {"vocab_size": data.tokenizer.vocab_size, "max_len": data.seq_len}
+    if config.dry_run:
+        describe(config, check_model(config, parts, partial(new_model, **sizes)))
+        return None
     if config.init_from and not config.resume:
         new_model = partial(trained_model, new_model, Path(config.init_from))
     if config.lora.rank and not config.init_from:
         log.warning(FROM_SCRATCH, config.lora.rank)
-    run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
-    run.check_writable()
-
-    seed_everything(config.seed, verbose=False)
-    data = build(config, "data")(tokenizer=build(config, "tokenizer"), seed=config.seed)
-    data.prepare()
-    sizes = {"vocab_size": data.tokenizer.vocab_size, "max_len": data.seq_len}
-    if config.dry_run:
-        return describe(config, check_model(config, model_function(config), **sizes), data)
 
     if rank == 0 and not config.resume:
         config.run_dir = str(run.path)
         run.create(OmegaConf.to_container(config, resolve=True), overrides, data.tokenizer)
     run.share_with_children()
     setup_logging(run.path, rank)
-    task = new_task(config, partial(new_model, **sizes))
-    trainer, finish = new_trainer(config, run.path, strategy, data)
-    checkpoint = find_checkpoint(run.path) if config.resume else None
+    task = new_task(config, parts, partial(new_model, **sizes))
+    trainer.loggers = new_loggers(config, parts, run.path)
     with ending_processes(trainer), loggers_closing(trainer.loggers):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-        return finish(trainer, task)["validation_loss"]
+        return summary.finish(trainer, task)["validation_loss"]
 
 
-def build(config: DictConfig, group: str) -> Any:
-    """The object, or the function that makes it, of one config group."""
+@contextmanager
+def telling_mistakes() -> Iterator[None]:
+    """Around what is made before anything is written: what a constructor refuses is the user's mistake."""
     try:
-        return instantiate(config[group], _convert_="all")
+        yield
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | UserError):
+        if isinstance(error.__cause__, ValueError | UserError | MisconfigurationException):
             raise UserError(str(error.__cause__)) from error
         raise
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(str(error)) from error
 
 
-def new_strategy(config: DictConfig) -> Strategy | str:
+def new_strategy(config: DictConfig, parts: Mapping[str, Any]) -> Strategy | str:
     """The strategy for the devices that are asked for, if they are there and the optimizer can work so."""
     devices = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes")}
-    strategy = choose_strategy(build(config, "strategy"), **devices)
-    check_optimizer(build(config, "optimizer"), strategy)
+    strategy = choose_strategy(parts["strategy"], **devices)
+    check_optimizer(parts["optimizer"], strategy)
     return strategy
 
 
-def model_function(config: DictConfig) -> Callable[..., nn.Module]:
+def model_function(parts: Mapping[str, Any]) -> Callable[..., nn.Module]:
     """Makes the task's model from `vocab_size` and `max_len`."""
-    axes = {axis: build(config, axis) for axis in MODEL_AXES}
-    return partial(build(config, "task").func.model_class, shape=build(config, "model"), **axes)
+    axes = {axis: parts[axis] for axis in ("embedding", "head", "encoding", "norm", "attention", "ffn")}
+    return partial(parts["task"].func.model_class, shape=parts["model"], **axes)
 
 
-def check_model(config: DictConfig, new_model: Callable[..., nn.Module], **sizes: int) -> nn.Module:
-    """The model without memory, so that an impossible combination is told before any data are read."""
-    try:
-        with torch.device("meta"):
-            model = new_model(**sizes)
-            build(config, "lora").apply(model, adapt_only=config.init_from is not None)
-            build(config, "checkpointing").apply(model)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Callable[[], nn.Module]) -> nn.Module:
+    """The model and its optimizer without memory: an impossible combination is told before any data are read."""
+    with torch.device("meta"):
+        model = build_model()
+        parts["lora"].apply(model, adapt_only=config.init_from is not None)
+        parts["checkpointing"].apply(model)
+        parts["optimizer"](model)
     return model
 
 
-def describe(config: DictConfig, model: nn.Module, data: LightningDataModule) -> None:
-    """What a dry run tells."""
-    total, trainable = parameter_counts(model)
-    log.info("%s", OmegaConf.to_yaml(config, resolve=True))
-    log.info("%d parameters, %d trainable; %d tokens to train on", total, trainable, data.train_tokens)
-    log.info("dry run: the config is sound and nothing was written; leave out dry_run to train")
-
-
-def new_task(config: DictConfig, build_model: Callable[[], nn.Module]) -> Task:
-    """The LightningModule."""
-    parts = {part: build(config, part) for part in ("lora", "checkpointing", "optimizer", "schedule", "loss")}
-    return build(config, "task")(
-        build_model=build_model,
-        adapt_only=config.init_from is not None,
-        compile_blocks=config.compile,
-        seed=config.seed,
-        **parts,
-    )
+def point_to_resume(config: DictConfig, run_dir: Path) -> Path:
+    """The newest whole checkpoint, if there is something left to train."""
+    checkpoint, last = resume_point(run_dir), config.trainer.max_steps
+    if checkpoint_step(checkpoint) == last:
+        raise UserError(
+            f"{run_dir} is finished at trainer.max_steps={last}: type trainer.max_steps={2 * last} to go on"
+        )
+    return checkpoint
 
 
 def new_trainer(
-    config: DictConfig, run_dir: Path, strategy: Strategy | str, data: LightningDataModule
-) -> tuple[Trainer, Callable[..., dict[str, Any]]]:
-    """Lightning's Trainer, and what to call at the end to tell and keep the outcome."""
+    config: DictConfig, parts: Mapping[str, Any], strategy: Strategy | str, run_dir: Path
+) -> tuple[Trainer, Summary]:
+    """Lightning's Trainer, and the callback that tells and keeps the outcome."""
     plain = OmegaConf.to_container(config, resolve=True)
-    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=build(config, "save"))
-    loggers = build(config, "logger")(
-        run_dir=run_dir,
-        name=config.name,
-        config=plain,
-        group=os.environ.get("TXTRAIN_SWEEP"),
-        job=os.environ.get("TXTRAIN_JOB"),
-    )
-    trainer = build(config, "trainer")(
+    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"])
+    trainer = parts["trainer"](
         strategy=strategy,
         callbacks=callbacks,
-        logger=loggers,
+        logger=False,
         default_root_dir=run_dir,
         check_val_every_n_epoch=None,  # intervals count steps, across epochs
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the loaders share out samples by themselves
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=True,
     )
-    # Both follow from the number of devices, which Lightning has just worked out. Intervals are in optimizer steps, so
-    # that a run means the same on any number of devices; Lightning counts micro-batches.
-    trainer.accumulate_grad_batches = data.accumulation(trainer.num_devices * trainer.num_nodes)
-    trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
-    return trainer, summary.finish
+    return trainer, summary
+
+
+def divide_steps(trainer: Trainer, accumulation: int) -> None:
+    """Tells a trainer how many micro-batches make a step, which follows from its number of devices.
+
+    Intervals are in optimizer steps, so that a run means the same on any number of devices. Lightning counts micro-batches.
+    """
+    trainer.accumulate_grad_batches = accumulation
+    trainer.val_check_interval *= accumulation
+
+
+def describe(config: DictConfig, model: nn.Module) -> None:
+    """What a dry run tells."""
+    total, trainable = parameter_counts(model)
+    log.info("%s", OmegaConf.to_yaml(config, resolve=True))
+    log.info("%d parameters, %d trainable", total, trainable)
+    log.info("dry run: the config is sound and nothing was written; leave out dry_run to train")
+
+
+def new_task(config: DictConfig, parts: Mapping[str, Any], build_model: Callable[[], nn.Module]) -> Task:
+    """The LightningModule."""
+    return parts["task"](
+        build_model=build_model,
+        adapt_only=config.init_from is not None,
+        compile_blocks=config.compile,
+        seed=config.seed,
+        **{part: parts[part] for part in ("lora", "checkpointing", "optimizer", "schedule", "loss")},
+    )
+
+
+def new_loggers(config: DictConfig, parts: Mapping[str, Any], run_dir: Path) -> list[Logger]:
+    """The loggers; a job of a sweep is named after its overrides and grouped with the others."""
+    return parts["logger"](
+        run_dir=run_dir,
+        name=config.name,
+        config=OmegaConf.to_container(config, resolve=True),
+        group=os.environ.get("TXTRAIN_SWEEP"),
+        job=os.environ.get("TXTRAIN_JOB"),
+    )
 
 
 @contextmanager

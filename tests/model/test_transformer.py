@@ -100,13 +100,13 @@ def test_grouped_queries_equal_repeated_keys_and_values(tokens):
 
 
 def test_shape_says_what_is_impossible():
-    with pytest.raises(ValueError, match="model.head_dim=10"):
+    with pytest.raises(ValueError, match=r"model\.head_dim=10"):
         Shape(dim=32, num_layers=1, num_heads=3)
-    with pytest.raises(ValueError, match="model.num_kv_heads=1"):
+    with pytest.raises(ValueError, match=r"model\.num_kv_heads=1"):
         Shape(dim=32, num_layers=1, num_heads=4, num_kv_heads=3)
-    with pytest.raises(ValueError, match="model.num_layers=4"):
+    with pytest.raises(ValueError, match=r"model\.num_layers=4"):
         Shape(dim=32, num_layers=0, num_heads=4)
-    with pytest.raises(ValueError, match="model.dropout"):
+    with pytest.raises(ValueError, match=r"model\.dropout"):
         Shape(dim=32, num_layers=1, num_heads=4, dropout=1.0)
 
 

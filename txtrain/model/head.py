@@ -47,7 +47,9 @@ class Loss:
 
     def __init__(self, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
         if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"loss.label_smoothing is {label_smoothing}: give a share below 1, such as loss.label_smoothing=0.1")
+            raise ValueError(
+                f"loss.label_smoothing is {label_smoothing}: give a share below 1, such as loss.label_smoothing=0.1"
+            )
         if z_loss < 0.0:
             raise ValueError(f"loss.z_loss is {z_loss}: give 0 or more, such as loss.z_loss=1e-4")
         self.label_smoothing, self.z_loss = label_smoothing, z_loss

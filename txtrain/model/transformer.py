@@ -40,11 +40,10 @@ class TransformerStack(nn.Module):
         self.causal = stack.causal
         self.encoding = encoding(stack=stack)
         self.norm = norm(stack=stack)
-        self.blocks = nn.ModuleList(
-            Block(stack=stack, norm=self.norm, attention=attention, ffn=ffn) for _ in range(stack.num_layers)
-        )
-        for block in self.blocks:
+        blocks = [Block(stack=stack, norm=self.norm, attention=attention, ffn=ffn) for _ in range(stack.num_layers)]
+        for block in blocks:
             initialise_block(block, self.norm)
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(
         self,

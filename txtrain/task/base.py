@@ -59,9 +59,9 @@ class Task(LightningModule):
         self.build_model, self.lora, self.adapt_only, self.checkpointing = build_model, lora, adapt_only, checkpointing
         self.new_optimizer, self.schedule, self.loss = optimizer, schedule, loss
         self.compile_blocks, self.seed = compile_blocks, seed
-        self.model: nn.Module | None = None
+        self.model: nn.Module = None  # type: ignore[assignment]  # until `configure_model`
         self.grad_norm: Tensor | None = None
-        self.tokens_seen = 0
+        self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
 
     @abstractmethod

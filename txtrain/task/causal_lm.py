@@ -9,7 +9,10 @@ from txtrain.task.base import Batch, Task
 
 
 class CausalLM(Task):
-    """Next-token prediction with a decoder. Batches hold tokens and targets (B, T); packed ones also documents and positions."""
+    """Next-token prediction with a decoder.
+
+    A batch has tokens and targets (B, T); with data.packing=documents also documents and positions (B, T).
+    """
 
     model_class = Decoder
 
