@@ -192,7 +192,7 @@ def test_measuring_leaves_no_trace() -> None:
     model = new_model()
     with measure(model):
         loss_of(model, 0).backward()
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     with pytest.raises(RuntimeError, match="boom"), measure(model):
         raise RuntimeError("boom")
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from txtrain.model.block import Block
@@ -26,18 +27,26 @@ class Measured:
     bytes_kept: int = 0
     bytes_moved: int = 0
     _storages: set[int] = field(default_factory=set, repr=False)
+    _weights: list[set[int]] = field(default_factory=list, repr=False)
 
     def keep(self, tensor: Tensor) -> None:
         """Counts a tensor's storage, if it is new."""
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._storages:
-            self._storages.add(storage.data_ptr())
+        address = storage.data_ptr()
+        if address not in self._storages and not any(address in weights for weights in self._weights):
+            self._storages.add(address)
             self.bytes_kept += storage.nbytes()
 
-    def ignore(self, module: nn.Module) -> None:
-        """Does not count a module's own parameters and buffers."""
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            self._storages.add(tensor.untyped_storage().data_ptr())
+    def enter(self, *modules: nn.Module) -> None:
+        """From here on does not count the parameters and buffers of modules themselves, their parts aside."""
+        tensors = [tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values())]
+        # A shard in FSDP has no storage of its own, and is never kept.
+        plain = [tensor for tensor in tensors if tensor is not None and not is_traceable_wrapper_subclass(tensor)]
+        self._weights.append({tensor.untyped_storage().data_ptr() for tensor in plain})
+
+    def leave(self) -> None:
+        """Forgets what the latest `enter` said."""
+        self._weights.pop()
 
     def __str__(self) -> str:
         twice = sum(calls > 1 for calls in self.forward_calls)
@@ -63,10 +72,11 @@ def measure(model: nn.Module) -> Iterator[Measured]:
 
     # A block's own hooks run once even if it is computed twice; those of its parts do not.
     handles = [block.norm.register_forward_pre_hook(count(number)) for number, block in enumerate(blocks)]
+    measured.enter(*model.modules())
     for module in model.modules():
-        measured.ignore(module)
-        # Sharded weights are gathered just before they are used.
-        handles.append(module.register_forward_pre_hook(lambda module, _: measured.ignore(module)))
+        # Sharded weights are gathered just before they are used, and their memory is then used for other things.
+        handles.append(module.register_forward_pre_hook(lambda module, _: measured.enter(module)))
+        handles.append(module.register_forward_hook(lambda *_: measured.leave(), always_call=True))
 
     def pack(tensor: Tensor) -> Tensor:
         measured.keep(tensor)
