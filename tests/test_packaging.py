@@ -139,7 +139,9 @@ def test_the_wheel_trains_in_an_empty_folder(wheel: Path, tmp_path: Path) -> Non
     def python(*arguments: str) -> str:
         command = [sys.executable, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(site)}
-        return subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+        result = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     script = (
         "import txtrain.config, hydra_plugins.txtrain_launcher.process as launcher;"
