@@ -1,0 +1,109 @@
+"""Every command of the README runs, or is one of those that need a fresh clone, GPUs or Docker, and is checked as far as it can be."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from txtrain.compose import compose
+from txtrain.config import check, config_directory, groups, options, to_plain
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition(" #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+GPUS = [command for command in COMMANDS if "trainer.devices=8" in command]
+FRESH = [command for command in COMMANDS if command.startswith(("make ", "git ", "cd ", "source ", "pip install"))]
+DOCKER = [command for command in COMMANDS if command.startswith("docker ")]
+RUN = [command for command in COMMANDS if command not in (*GPUS, *FRESH, *DOCKER)]
+
+SMALL = ["model.dim=32", "model.num_layers=1", "data.seq_len=32", "data.batch_size=4", "tokenizer=byte"]
+SHORT = ["trainer.max_steps=2", "trainer.limit_val_batches=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a user types: train.py and README.md are there."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("train.py", "README.md", "txtrain", "conf", "hydra_plugins"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(command: str, folder: Path, cache: Path) -> str:
+    words = shlex.split(command)
+    assert words[0] in ("python", "txtrain"), command
+    if "--help" not in words:
+        resumes = any(word.startswith("resume=") for word in words)
+        words += ["trainer.max_steps=4"] if resumes else SMALL + SHORT
+    start = [sys.executable, words[1]] if words[0] == "python" else [sys.executable, "-m", "txtrain", words[1]]
+    environment = os.environ | {"TXTRAIN_CACHE": str(cache), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, *words[2:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_commands_of_each_kind():
+    assert len(RUN) >= 5
+    assert GPUS
+    assert FRESH
+    assert DOCKER
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_command_runs(command, folder, tmp_path_factory):
+    printed = run(command, folder, tmp_path_factory.getbasetemp() / "cache")
+    assert "validation loss" in printed or "--help" in command
+
+
+@pytest.mark.parametrize("command", GPUS)
+def test_command_for_many_gpus_composes(command):
+    check(to_plain(compose(shlex.split(command)[2:]).config))
+
+
+@pytest.mark.parametrize("command", FRESH)
+def test_command_for_a_fresh_clone_names_what_exists(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for word in words[2:]:
+        if word.startswith("ARGS="):
+            check(to_plain(compose(word.removeprefix("ARGS=").split()).config))
+
+
+def test_the_docker_line_is_the_one_in_its_page():
+    page = (ROOT / "docs" / "docker.md").read_text().replace("\\\n", " ")
+    for command in DOCKER:
+        assert " ".join(command.split()) in " ".join(page.split())
+
+
+def test_the_table_of_groups_is_complete():
+    directory = config_directory()
+    table = README.partition("## The axes")[2].partition("\n## ")[0]
+    for group in groups(directory):
+        assert f"`{group}`" in table, group
+        for option in options(directory, group):
+            assert f"`{option}`" in table, f"{group}={option}"
+
+
+def test_the_tree_has_a_line_for_each_file():
+    tree = re.search(r"## The files\n.*?```text\n(.*?)```", README, flags=re.DOTALL)[1]
+    for file in [*ROOT.glob("txtrain/**/*.py"), *ROOT.glob("scripts/*"), *ROOT.glob("hydra_plugins/*/*.py")]:
+        if file.name != "__init__.py" and "__pycache__" not in file.parts and file.is_file():
+            assert file.name in tree, file
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
