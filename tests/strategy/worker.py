@@ -151,7 +151,8 @@ def fit(*, optimizer, arguments, rank=0, **options):
 
 def main(output, cases):
     torch.set_num_threads(1)
-    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("txtrain").setLevel(logging.INFO)
     results = [fit(**case) for case in cases]
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         torch.save(results, output)
