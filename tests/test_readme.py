@@ -1,4 +1,4 @@
-"""Every command of the README runs, or is one of those that need a fresh clone, GPUs or Docker, and is checked as far as it can be."""
+"""Every command of the README runs, or needs a fresh clone, GPUs or Docker and is checked as far as it can be."""
 
 import os
 import re
@@ -20,7 +20,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip()
 ]
-GPUS = [command for command in COMMANDS if "trainer.devices=8" in command]
+GPUS = [command for command in COMMANDS if command.startswith("python") and "trainer.devices=8" in command]
 FRESH = [command for command in COMMANDS if command.startswith(("make ", "git ", "cd ", "source ", "pip install"))]
 DOCKER = [command for command in COMMANDS if command.startswith("docker ")]
 RUN = [command for command in COMMANDS if command not in (*GPUS, *FRESH, *DOCKER)]
@@ -46,7 +46,9 @@ def run(command: str, folder: Path, cache: Path) -> str:
         words += ["trainer.max_steps=4"] if resumes else SMALL + SHORT
     start = [sys.executable, words[1]] if words[0] == "python" else [sys.executable, "-m", "txtrain", words[1]]
     environment = os.environ | {"TXTRAIN_CACHE": str(cache), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*start, *words[2:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*start, *words[2:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -102,7 +104,9 @@ def test_the_tree_has_a_line_for_each_file():
             assert file.name in tree, file
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if "://" not in link:
