@@ -42,7 +42,9 @@ class Context:
         prepared = kernel.prepare(scores, {layer.window for layer in layers}, dtype)
         tables: dict[Role, Any] = {}
         if encoding is not None:
-            tables = {"query": encoding.tables(scores.q_positions), "key": encoding.tables(scores.k_positions)}
+            query = encoding.tables(scores.q_positions)
+            same = scores.k_positions is scores.q_positions
+            tables = {"query": query, "key": query if same else encoding.tables(scores.k_positions)}
         return cls(kernel=kernel, prepared=prepared, encoding=encoding, tables=tables)
 
     def rotate(self, x: Tensor, role: Role) -> Tensor:
