@@ -3,7 +3,11 @@
 import gzip
 import json
 import socket
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -12,12 +16,23 @@ import zstandard
 
 from txtrain.data import hub
 from txtrain.data.files import find_files, read_documents
+from txtrain.data.files import kind as kind_of
 from txtrain.data.hub import HubText
 from txtrain.data.text import TextFiles
 from txtrain.data.tokenizer import Byte
 from txtrain.errors import UserError
 
-ROWS = ["first\r\n document", "второй", "", "third 🙂"]
+# With what a reader of types or of lines would change.
+ROWS = [
+    "first\r\n document\r",
+    "второй",
+    "",
+    "third 🙂\u2028\x85",
+    "2020-01-01",
+    "true",
+    '[1, {"a": null}]',
+    "\ufeff1e3\n",
+]
 
 
 def content(kind: str, field: str, folder) -> bytes:
@@ -25,7 +40,7 @@ def content(kind: str, field: str, folder) -> bytes:
         return "\n".join(json.dumps({field: row, "other": 1}) for row in ROWS).encode() + b"\n\n"
     if kind == ".parquet":
         path = folder / "made"
-        pyarrow.parquet.write_table(pyarrow.table({"other": range(4), field: ROWS}), path)
+        pyarrow.parquet.write_table(pyarrow.table({"other": range(len(ROWS)), field: ROWS}), path)
         return path.read_bytes()
     return "\n".join(ROWS).encode()
 
@@ -38,6 +53,77 @@ def test_formats(tmp_path, kind, compression):
     file.write_bytes(pack(content(kind, "body", tmp_path)))
     expected = ROWS if kind in (".jsonl", ".parquet") else ["\n".join(ROWS)]
     assert list(read_documents(file, "body")) == expected
+
+
+@pytest.mark.parametrize("kind, builder", [(".jsonl", "from_text"), (".parquet", "from_parquet")])
+def test_rows_are_streamed_by_datasets(tmp_path, kind, builder, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    real = getattr(datasets.IterableDataset, builder)
+    streams = []
+
+    def spy(*arguments, **options):
+        streams.append(real(*arguments, **options))
+        return streams[-1]
+
+    monkeypatch.setattr(datasets.IterableDataset, builder, spy)
+    file = tmp_path / f"texts{kind}"
+    file.write_bytes(content(kind, "body", tmp_path))
+    assert list(read_documents(file, "body")) == ROWS
+    assert streams
+    assert all(type(stream) is datasets.IterableDataset for stream in streams)
+
+
+def test_rows_need_no_network_no_cache_and_no_word(tmp_path, monkeypatch, capfd):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/proc/nothing")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    asked = []
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, lambda *arguments, **_: asked.append(arguments))
+    for kind in (".jsonl", ".jsonl.gz", ".parquet", ".parquet.gz"):
+        raw = content(kind.removesuffix(".gz"), "body", tmp_path)
+        file = tmp_path / f"texts{kind}"
+        file.write_bytes(gzip.compress(raw) if kind.endswith(".gz") else raw)
+        before = sorted(tmp_path.iterdir())
+        documents = read_documents(file, "body")
+        assert next(documents) == ROWS[0]
+        documents.close()
+        assert sorted(tmp_path.iterdir()) == before
+    assert not asked
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a[1].jsonl.zst", "a::b#c *?.jsonl", "{a,b} %20.parquet", ".hidden.jsonl", "B.JSONL"])
+def test_names_that_could_be_patterns_or_urls(tmp_path, name, monkeypatch):
+    raw = content(kind_of(tmp_path / name), "body", tmp_path)
+    (tmp_path / name).write_bytes(zstandard.ZstdCompressor().compress(raw) if name.endswith(".zst") else raw)
+    monkeypatch.chdir(tmp_path)
+    assert list(read_documents(Path(name), "body")) == ROWS
+
+
+def test_texts_may_look_like_times_and_other_fields_come_late_and_change(tmp_path):
+    (tmp_path / "times.jsonl").write_text('{"text": "2020-01-01"}\n' * 2)
+    assert list(read_documents(tmp_path / "times.jsonl", "text")) == ["2020-01-01"] * 2
+    rows = [{"text": "a" * (11 << 20), "number": 1}, {"number": "two", "text": "b", "new": {"c": []}}, {"text": "d"}]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert list(read_documents(tmp_path / "texts.jsonl", "text")) == [row["text"] for row in rows]
+
+
+def test_datasets_is_imported_by_nobody_who_does_without(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    program = f"""
+import sys
+from pathlib import Path
+import txtrain.data.hub
+from txtrain.data.files import read_documents
+from txtrain.data.stdlib import StandardLibrary
+from txtrain.data.tokenizer import Byte
+assert list(read_documents(Path({str(tmp_path / "a.txt")!r}), "text")) == ["x"]
+next(StandardLibrary(tokenizer=Byte()).documents())
+assert "datasets" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_paths_folders_globs_and_lists(tmp_path):
@@ -62,6 +148,12 @@ MISTAKES = {
     "latin.txt": ("naïve".encode("latin-1"), None, r"latin.txt is not UTF-8 text \(byte 2\)"),
     "picture.png": (b"\x89PNG", None, r"unknown extension \.png"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": ', None, r"broken.jsonl line 2 is not JSON"),
+    "latin.jsonl": (
+        '{"text": "a"}\n{"text": "naïve"}'.encode("latin-1"),
+        None,
+        r"latin.jsonl line 2 is not JSON.*utf-8",
+    ),
+    "half.jsonl": (b'{"text": "a\\ud83d"}', None, r"half.jsonl line 1: field text has \\ud83d alone"),
     "list.jsonl": (b"[1]", None, r"list.jsonl line 1 is list"),
     "field.jsonl": (
         b'{"text": "a"}\n\n{"body": "b"}',
@@ -70,16 +162,23 @@ MISTAKES = {
     ),
     "type.jsonl": (b'{"text": 3}', None, r"type.jsonl line 1: field text is int"),
     "nothing.jsonl": (b"\n\n", None, r"nothing.jsonl holds no text"),
-    "broken.parquet": (b"PAR1 not really", None, r"broken.parquet is not Parquet"),
+    "broken.parquet": (b"PAR1 not really", None, r"broken.parquet cannot be read \(.*not a parquet file"),
+    "cut.parquet": (b"PAR1" + bytes(100) + b"\x20\0\0\0PAR1", None, r"cut.parquet cannot be read"),
+    "nothing.parquet": (None, {"text": pyarrow.array([], pyarrow.string())}, r"nothing.parquet holds no text"),
+    "null.parquet": (None, {"text": ["a", None]}, r"null.parquet row 2: field text is NoneType"),
     "field.parquet": (None, {"body": ["a"]}, r"field.parquet has no field text.*data\.field.*body"),
     "type.parquet": (None, {"text": [3]}, r"type.parquet row 1: field text is int"),
     "cut.txt.gz": (gzip.compress(b"abc" * 1000)[:-12], None, r"cut.txt.gz cannot be read"),
+    "cut.jsonl.gz": (gzip.compress(b'{"text": "a"}\n' * 1000)[:-12], None, r"cut.jsonl.gz cannot be read"),
+    "cut.parquet.gz": (gzip.compress(b"PAR1" * 1000)[:-12], None, r"cut.parquet.gz cannot be read"),
+    "spoilt.txt.gz": (gzip.compress(b"abc")[:10] + bytes([7] * 20), None, r"spoilt.txt.gz cannot be read"),
     "fake.txt.zst": (b"no zstd", None, r"fake.txt.zst cannot be read"),
+    "fake.jsonl.zst": (b"no zstd", None, r"fake.jsonl.zst cannot be read"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(tmp_path, name):
+def test_a_mistake_is_one_line(tmp_path, name, capfd):
     raw, table, message = MISTAKES[name]
     if raw is not None:
         (tmp_path / name).write_bytes(raw)
@@ -89,6 +188,7 @@ def test_a_mistake_is_one_line(tmp_path, name):
     with pytest.raises(UserError, match=message) as caught:
         data.prepare()
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
     assert not list((tmp_path / "cache").glob("*[!k]")) if (tmp_path / "cache").exists() else True
 
 

@@ -4,10 +4,15 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from glob import glob
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, Literal, cast
 
 import zstandard
 
@@ -22,6 +27,8 @@ PLAIN = (
 )
 # fmt: on
 COMPRESSED = (".gz", ".zst")
+# A cut .gz is an EOFError; Arrow's errors are ValueErrors, of a column that `datasets` has no type for the last one.
+READING_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError, ValueError, NotImplementedError)
 
 
 def find_files(paths: str | list[str], key: str = "data.path") -> list[Path]:
@@ -63,8 +70,9 @@ def read_documents(file: Path, field: str) -> Iterator[str]:
             yield _read_text(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start}): give text, or convert it to UTF-8") from None
-    except (OSError, EOFError, zstandard.ZstdError) as error:  # a truncated .gz is an EOFError
-        raise UserError(f"{file} cannot be read ({error}): give a whole {file.suffix or 'text'} file") from None
+    except READING_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read ({reason}): give a whole {file.suffix or 'text'} file") from None
 
 
 def _expand(path: str, key: str) -> list[Path]:
@@ -93,6 +101,7 @@ def _open(file: Path) -> BinaryIO:
 
 
 def _read_text(file: Path) -> str:
+    # Not through `datasets`: its text builder turns "\r\n" and "\r" into "\n", whatever its options.
     with _open(file) as stream:
         text = stream.read().decode("utf-8")
     if "\0" in text:
@@ -101,33 +110,46 @@ def _read_text(file: Path) -> str:
 
 
 def _read_jsonl(file: Path, field: str) -> Iterator[str]:
-    with _open(file) as stream:
-        for number, line in enumerate(stream, start=1):
+    # Lines of the text builder: the JSON builder guesses types from the first 10 MB, so that it fails where any field
+    # first appears or changes its type after them, and texts that are all like 2020-01-01 come back as times.
+    # Latin-1 hands on every byte as it is, so that the line of one that is not UTF-8 can be told.
+    with _dataset("text", file) as rows:
+        for number, row in enumerate(rows(encoding="latin-1"), start=1):
+            line = row["text"].encode("latin-1")
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                content = json.loads(line)
             except ValueError as error:
                 raise UserError(f"{file} line {number} is not JSON ({error}): give one JSON object per line") from None
-            yield _field(row, field, f"{file} line {number}")
+            yield _field(content, field, f"{file} line {number}")
 
 
 def _read_parquet(file: Path, field: str) -> Iterator[str]:
-    import pyarrow.parquet
+    with _dataset("parquet", file) as rows:
+        names = rows().column_names
+        if field not in names:
+            _field(dict.fromkeys(names), field, str(file))
+        for number, row in enumerate(rows(columns=[field], batch_size=1000), start=1):
+            yield _field(row, field, f"{file} row {number}")
 
-    with _open(file) as stream:
-        source = stream if file.suffix not in COMPRESSED else io.BytesIO(stream.read())
-        try:
-            table = pyarrow.parquet.ParquetFile(source)
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{file} is not Parquet ({error}): give a whole .parquet file") from None
-        if field not in table.schema_arrow.names:
-            _field(dict.fromkeys(table.schema_arrow.names), field, str(file))
-        row = 0
-        for batch in table.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
-                row += 1
-                yield _field({field: value}, field, f"{file} row {row}")
+
+@contextmanager
+def _dataset(builder: Literal["text", "parquet"], file: Path) -> Iterator[Callable[..., Any]]:
+    """Makes streaming data sets of a file. Unlike `load_dataset` this asks no server to count the use."""
+    import datasets  # here, since it takes seconds and the other sources do without
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, a UserError says
+    with TemporaryDirectory(prefix="txtrain-") as folder:  # for a lock file, and a name that is no pattern or URL
+        path = Path(folder, f"file{kind(file)}")
+        if builder == "parquet" and file.suffix in COMPRESSED:
+            # Parquet is read from its end, so it cannot be unpacked as it is read.
+            with _open(file) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        else:
+            path = path.with_name(f"{path.name}{file.suffix if file.suffix in COMPRESSED else ''}")
+            path.symlink_to(file.absolute())
+        yield partial(getattr(datasets.IterableDataset, f"from_{builder}"), str(path), cache_dir=folder)
 
 
 def _field(row: Any, field: str, place: str) -> str:
@@ -135,7 +157,12 @@ def _field(row: Any, field: str, place: str) -> str:
         raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
     if field not in row:
         raise UserError(f"{place} has no field {field}: set data.field to one of {', '.join(map(str, row))}")
-    if not isinstance(row[field], str):
-        kind_found = type(row[field]).__name__
-        raise UserError(f"{place}: field {field} is {kind_found}, not text: set data.field to one that is")
-    return row[field]
+    text = row[field]
+    if not isinstance(text, str):
+        raise UserError(f"{place}: field {field} is {type(text).__name__}, not text: set data.field to one that is")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(text[error.start]):x}"
+        raise UserError(f"{place}: field {field} has {code} alone, half of a character: remove it") from None
+    return text
