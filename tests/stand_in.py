@@ -25,6 +25,7 @@ IGNORING = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); t
 def train(config, overrides):
     from hydra.core.hydra_config import HydraConfig
     seen = {{"overrides": overrides, "hydra": HydraConfig.initialized(), "dropout": config.model.dropout}}
+    seen |= {{"run_dir": config.run_dir, "resume": config.resume}}
     print("seen", json.dumps(seen | {{"environment": dict(os.environ)}}), flush=True)
     if config.seed == 1:
         raise RuntimeError("exploded")
@@ -35,7 +36,7 @@ def train(config, overrides):
         print("processes", os.getpid(), rank.pid, flush=True)
         time.sleep(60)
     if config.run_dir:
-        os.makedirs(config.run_dir)
+        os.makedirs(config.run_dir, exist_ok=True)
         summary = {{"validation_loss": 2 + config.model.dropout, "tokens_per_second": 1000.0, "state": "finished"}}
         summary |= {{"peak_memory_bytes": 2**20, "parameters": 3000, "trainable_parameters": 2000}}
         with open(os.path.join(config.run_dir, "summary.json"), "w") as file:

@@ -93,13 +93,23 @@ def test_a_run_gets_its_overrides_after_hydra_is_done(clone: Path, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_further_rank_takes_the_config_of_its_run(clone: Path, tmp_path: Path) -> None:
-    config = {"seed": 0, "run_dir": None, "model": {"dropout": 0.25}}
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
-    result = run(tmp_path, clone, "model.dropout=0.5", LOCAL_RANK="1", TXTRAIN_RUN_DIR=str(tmp_path))
-    assert seen(result.stdout)["dropout"] == 0.25
-    first = run(tmp_path, clone, "model.dropout=0.5", LOCAL_RANK="0", TXTRAIN_RUN_DIR=str(tmp_path))
-    assert seen(first.stdout)["dropout"] == 0.5
+def test_a_further_rank_goes_to_the_run_of_the_first(clone: Path, tmp_path: Path) -> None:
+    ranks = {"LOCAL_RANK": "1", "TXTRAIN_RUN_DIR": str(tmp_path / "run")}
+    assert seen(run(tmp_path, clone, "model.dropout=0.5", **ranks).stdout)["run_dir"] == str(tmp_path / "run")
+    first = run(tmp_path, clone, "model.dropout=0.5", **ranks | {"LOCAL_RANK": "0"})
+    assert seen(first.stdout)["run_dir"] is None
+
+
+def test_all_ranks_resume_with_the_saved_config_and_what_was_typed(clone: Path, tmp_path: Path) -> None:
+    saved = {"name": "gpt", "seed": 0, "run_dir": "run", "resume": None, "init_from": None}
+    saved |= {"model": {"_target_": "txtrain.train.Model", "dropout": 0.25}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(saved))
+    for environment in ({}, {"LOCAL_RANK": "1", "TXTRAIN_RUN_DIR": "run"}):
+        given = seen(run(tmp_path, clone, "resume=run", **environment).stdout)
+        assert (given["dropout"], given["resume"], given["run_dir"]) == (0.25, "run", "run")
+    refused = run(tmp_path, clone, "resume=run", "model.dropout=0.5")
+    assert refused.stderr.startswith("error: model.dropout=0.5 would change what the resumed run trains")
 
 
 def test_an_interrupt_is_quiet(clone: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Imports are inside the functions: PyTorch and Lightning take seconds, which a mi
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,46 +16,49 @@ if TYPE_CHECKING:
 
 def train(arguments: Sequence[str]) -> int:
     """Train a model; with -m, one for each combination of options."""
-    from omegaconf import OmegaConf
-
     if {"--help", "-h"} & set(arguments):
         from txtrain.help import train_help
 
         print(train_help())
         return 0
-    if "TXTRAIN_RUN_DIR" in os.environ:
-        from txtrain.run import RunDirectory
-
-        if parent := RunDirectory.of_parent():  # this is a further rank of a run whose config was checked
-            return _fit(OmegaConf.create(parent.config()), [])
 
     from txtrain.compose import compose
-    from txtrain.config import check, find_run, resume_config, to_plain
 
     composed = compose(arguments)
     if composed.sweep:
         return composed.sweep.report()
-    config = composed.config
-    if config is None:  # Hydra has shown what it was asked for
-        return 0
+    if composed.config is not None:  # else Hydra has shown what it was asked for
+        config = configure(composed.config, composed.overrides)
+        from txtrain.train import train
+
+        train(config, composed.overrides)
+    return 0
+
+
+def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
+    """The composed config, checked, with what it takes from the run that it resumes or starts from.
+
+    Every rank composes the same command line; the first one then tells the others where the run is.
+    """
+    from omegaconf import OmegaConf
+
+    from txtrain.config import check, find_run, resume_config, to_plain
+    from txtrain.run import RunDirectory
+
+    parent = RunDirectory.of_parent()
+    if parent:
+        config.run_dir = str(parent.path)
     if config.resume:
-        run = find_run(config.resume, config.name)
-        config = resume_config(OmegaConf.load(run / "config.yaml"), config, composed.overrides)
+        run = parent.path if parent else find_run(config.resume, config.name)
+        config = resume_config(OmegaConf.load(run / "config.yaml"), config, overrides)
         config.resume = config.run_dir = str(run)
     elif config.init_from:
         from txtrain.start import same_model
 
-        config = same_model(config, composed.overrides)
+        config = same_model(config, overrides)
     plain = to_plain(config)
     check(plain)
-    return _fit(OmegaConf.create(plain), composed.overrides)
-
-
-def _fit(config: "DictConfig", overrides: list[str]) -> int:
-    from txtrain.train import train
-
-    train(config, overrides)
-    return 0
+    return OmegaConf.create(plain)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train}
