@@ -36,10 +36,10 @@ class Fire(Encoding):
             )
         self.hidden = nn.Linear(1, width)
         self.out = nn.Linear(width, stack.num_heads)
-        self.c = nn.Parameter(torch.tensor(c))
+        self.c = nn.Parameter(torch.tensor([c]))  # (1,), since DeepSpeed cannot shard a scalar
         # A factor on the start, as in the paper, since a step of the optimizer is far too small for L itself.
         self.start = threshold or max(1.0, stack.max_len / 4)
-        self.threshold = nn.Parameter(torch.tensor(1.0))
+        self.threshold = nn.Parameter(torch.ones(1))
 
     @property
     def has_bias(self) -> bool:
