@@ -55,7 +55,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _leave(environment: dict[str, str]) -> None:
-    """Ends the process group, and forgets LOCAL_RANK and the like, which would make a next run take itself for a child."""
+    """Ends the process group, and forgets LOCAL_RANK and the like, by which a next run would think itself a child."""
     if dist.is_initialized():
         dist.destroy_process_group()
     for name in os.environ.keys() - environment.keys():
