@@ -152,6 +152,7 @@ def test_no_logger() -> None:
 
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
+    logging.captureWarnings(False)  # else an earlier test's capture is taken for this one's
     yield
     setup_logging(None, 0)
     logging.captureWarnings(False)
