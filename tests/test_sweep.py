@@ -1,6 +1,7 @@
 """Sweeps: each job in a process of its own, a table at the end, and nothing left when they are stopped."""
 
 import csv
+import json
 import math
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from hydra_plugins.txtrain_launcher.process import command
-from tests.stand_in import make_clone, run, seen
+from tests.stand_in import ROOT, make_clone, run, seen
 from txtrain.compare.sweep import Job, Sweep
 
 SWEEP = Path("runs", "gpt", "sweeps", "1")
@@ -39,7 +40,7 @@ def test_each_job_is_a_run_of_its_own(clone: Path, tmp_path: Path) -> None:
         assert given["overrides"] == [f"model.dropout={dropout}", "model=nano", f"run_dir='{SWEEP / str(number)}'"]
         assert given["dropout"] == float(dropout)
         assert given["environment"]["TXTRAIN_SWEEP"] == "1"
-        assert given["environment"]["TXTRAIN_JOB"] == f"{number} model.dropout={dropout} model=nano"
+        assert given["environment"]["TXTRAIN_JOB"] == f"{number} model.dropout={dropout}"
         assert not ranks.keys() & given["environment"].keys()
     assert [row["model.dropout"] for row in table(tmp_path)] == ["0.1", "0.2"]
     assert [row["validation_loss"] for row in table(tmp_path)] == ["2.1", "2.2"]
@@ -110,6 +111,36 @@ def alive(process: int) -> bool:
         return Path("/proc", str(process), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.slow
+def test_real_jobs_take_different_numbers_of_devices(tmp_path: Path) -> None:
+    text = ROOT / "tests" / "golden" / "text.txt"
+    arguments = [
+        "data=text",
+        f"data.path={text}",
+        "tokenizer=byte",
+        "data.seq_len=32",
+        f"data.cache_dir={tmp_path}/cache",
+    ]
+    arguments += ["model.dim=32", "model.num_layers=1", "model.num_heads=2", "logger=none", "hydra.sweep.dir=sweep"]
+    arguments += [
+        "trainer.max_steps=2",
+        "trainer.limit_val_batches=2",
+        "trainer.accelerator=cpu",
+        "trainer.devices=1,2",
+    ]
+    result = run(tmp_path, ROOT / "train.py", "-m", *arguments)
+    assert result.returncode == 0, result.stdout
+    losses = [
+        json.loads((tmp_path / "sweep" / number / "summary.json").read_text())["validation_loss"]
+        for number in ("0", "1")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "0.log", "1", "1.log"] + [
+        "multirun.yaml",
+        "sweep.csv",
+    ]
 
 
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="needs txtrain[optuna]")

@@ -106,11 +106,11 @@ class ProcessLauncher(Launcher):
             signal.signal(signal.SIGTERM, previous)
 
     def _start(self, job: Job) -> subprocess.Popen[bytes]:
-        print(f"job {job.title}: started, output in {job.log}", flush=True)
+        print(f"job {self.sweep.title(job)}: started, output in {job.log}", flush=True)
         job.state = "running"
         overrides = [f"{key}={value}" for key, value in job.overrides.items()]
         environment = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
-        environment |= {"TXTRAIN_SWEEP": self.sweep.directory.name, "TXTRAIN_JOB": job.title}
+        environment |= {"TXTRAIN_SWEEP": self.sweep.directory.name, "TXTRAIN_JOB": self.sweep.title(job)}
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("wb") as log:
             return subprocess.Popen(
@@ -127,7 +127,7 @@ class ProcessLauncher(Launcher):
         job.end(process.returncode)
         self.sweep.write()
         outcome = f"{job.last_words()} (see {job.log})" if job.state == "failed" else f"validation loss {job.loss:.4f}"
-        print(f"job {job.title}: {job.state}, {outcome}", flush=True)
+        print(f"job {self.sweep.title(job)}: {job.state}, {outcome}", flush=True)
 
 
 def command() -> list[str]:

@@ -40,10 +40,6 @@ class Job:
         return self.directory.with_suffix(".log")
 
     @property
-    def title(self) -> str:
-        return " ".join([str(self.number), *(f"{key}={value}" for key, value in self.overrides.items())])
-
-    @property
     def loss(self) -> float:
         """What a sweeper minimises: the validation loss, infinite without one."""
         loss = self.summary.get("validation_loss")
@@ -90,6 +86,10 @@ class Sweep:
         """The keys that tell the jobs apart."""
         keys = dict.fromkeys(key for job in self.jobs for key in job.overrides)
         return [key for key in keys if len(self.jobs) == 1 or len({job.overrides.get(key) for job in self.jobs}) > 1]
+
+    def title(self, job: Job) -> str:
+        """The job's number and what is its own."""
+        return " ".join([str(job.number), *(f"{key}={job.overrides[key]}" for key in self.changed())])
 
     def rows(self) -> list[dict[str, Any]]:
         return [
