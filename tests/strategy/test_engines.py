@@ -97,6 +97,18 @@ def test_weights_are_in_shards_where_the_strategy_says_so(results):
 
 
 @pytest.mark.slow
+def test_muon_works_on_whole_matrices(tmp_path):
+    """Bit for bit: the same batch in each process gives the gradients of one process, and shards change nothing then.
+
+    With different batches gradients differ by rounding, which Muon's five iterations in bfloat16 make larger.
+    """
+    muon = {"optimizer": "Muon", "arguments": {"lr": 0.01}}
+    (one,) = run(tmp_path, 1, one_process([muon]))
+    for two in run(tmp_path, 2, [muon | {"strategy": strategy, "alike": True} for strategy in ("ddp", "fsdp")]):
+        assert all(torch.equal(two["weights"][name], weight) for name, weight in one["weights"].items())
+
+
+@pytest.mark.slow
 def test_offload_without_a_compiler(tmp_path):
     """torch's AdamW serves where DeepSpeed's for CPUs cannot be compiled, and one line says so."""
     case = ADAMW | {"accumulation": 2, "clip": 0.2}

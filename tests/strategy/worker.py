@@ -112,8 +112,8 @@ def new_task(optimizer, arguments, rank=0):
     )
 
 
-def new_trainer(*, strategy, ranks, callbacks, accumulation=1, clip=None, precision="32"):
-    """A trainer, and the loader of this process."""
+def new_trainer(*, strategy, ranks, callbacks, accumulation=1, clip=None, precision="32", alike=False):
+    """A trainer, and the loader of this process: its share of each batch, or all of it in every process."""
     trainer = Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -130,13 +130,14 @@ def new_trainer(*, strategy, ranks, callbacks, accumulation=1, clip=None, precis
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    shares = 1 if alike else ranks
     return trainer, StepLoader(
         Ragged(),
         batch_size=BATCH,
-        micro=BATCH // ranks // accumulation,
+        micro=BATCH // shares // accumulation,
         accumulation=accumulation,
-        rank=int(os.environ.get("LOCAL_RANK", 0)),
-        ranks=ranks,
+        rank=0 if alike else int(os.environ.get("LOCAL_RANK", 0)),
+        ranks=shares,
     )
 
 
