@@ -57,7 +57,3 @@ class RunDirectory:
     def share_with_children(self) -> None:
         """Lets the processes that this one starts find the folder."""
         os.environ[ENVIRONMENT] = str(self.path)
-
-    def config(self) -> dict[str, Any]:
-        """The config that the run was started with."""
-        return yaml.safe_load((self.path / "config.yaml").read_text())
