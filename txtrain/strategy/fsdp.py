@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import nn
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from txtrain.model.block import Block
 
@@ -17,7 +17,6 @@ class FSDP(ModelParallelStrategy):
 
     Args:
         reshard_after_forward: whether a block's gathered weights are dropped until backward, which gathers them again.
-        cpu_offload: whether shards wait in CPU memory.
         save_distributed_checkpoint: whether each device writes its part of a checkpoint; else one file has it all.
     """
 
@@ -25,11 +24,10 @@ class FSDP(ModelParallelStrategy):
         self,
         *,
         reshard_after_forward: bool = True,
-        cpu_offload: bool = False,
         save_distributed_checkpoint: bool = False,
     ) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
-        self.reshard_after_forward, self.cpu_offload = reshard_after_forward, cpu_offload
+        self.reshard_after_forward = reshard_after_forward
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -43,7 +41,6 @@ class FSDP(ModelParallelStrategy):
             "mesh": self.device_mesh["data_parallel"],
             "reshard_after_forward": self.reshard_after_forward,
             "mp_policy": MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32),
-            "offload_policy": CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy(),
         }
         for module in model.modules():
             if isinstance(module, Block):
