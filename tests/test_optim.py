@@ -141,3 +141,18 @@ def test_optimizers_can_be_tried_without_memory(new_optimizer):
     with torch.device("meta"):
         model = new_model()
     assert new_optimizer(model).param_groups
+
+
+@pytest.mark.parametrize(
+    "new_optimizer, settings, words",
+    [
+        (adamw, {"lr": -1.0}, r"optimizer\.lr is -1\.0: .* optimizer\.lr=1\.0"),
+        (adamw, {"betas": [0.9, 1.5]}, r"optimizer\.betas is \[0\.9, 1\.5\]: .* optimizer\.betas="),
+        (Muon, {"betas": [0.9]}, r"optimizer\.betas is \[0\.9\]"),
+        (Muon, {"adamw_lr": -0.1}, r"optimizer\.adamw_lr is -0\.1"),
+        (sgd, {"momentum": -0.5}, r"optimizer\.momentum is -0\.5"),
+    ],
+)
+def test_nonsense_names_the_override(new_optimizer, settings, words):
+    with pytest.raises(ValueError, match=words):
+        new_optimizer(new_model(), **settings)

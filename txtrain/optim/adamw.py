@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from txtrain.optim.groups import decay_groups, fused, trainable
+from txtrain.optim.groups import check_settings, decay_groups, fused, trainable
 
 
 def adamw(
@@ -23,7 +23,7 @@ def adamw(
         eps: added to the root of the second average.
         weight_decay: share of a matrix, times the learning rate, taken off at each step.
     """
-    first, second = betas
+    pair = check_settings(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     parameters = trainable(model)
     groups = decay_groups(model, parameters, weight_decay)
-    return torch.optim.AdamW(groups, lr=lr, betas=(first, second), eps=eps, fused=fused(parameters))
+    return torch.optim.AdamW(groups, lr=lr, betas=pair, eps=eps, fused=fused(parameters))

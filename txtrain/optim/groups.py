@@ -1,4 +1,4 @@
-"""Which parameters an optimizer trains, and which of them decay."""
+"""Which parameters an optimizer trains, which of them decay, and which settings are none."""
 
 from typing import Any
 
@@ -35,3 +35,15 @@ def decay_groups(model: nn.Module, parameters: list[nn.Parameter], weight_decay:
 def fused(parameters: list[nn.Parameter]) -> bool:
     """Whether one kernel updates all parameters: wherever they have memory."""
     return not any(parameter.is_meta for parameter in parameters)
+
+
+def check_settings(*, betas: list[float] | tuple[float, float] = (0.0, 0.0), **numbers: float) -> tuple[float, float]:
+    """Refuses what torch would, naming the override to type; returns the two betas."""
+    for name, value in numbers.items():
+        if value < 0:
+            raise ValueError(f"optimizer.{name} is {value}: give 0 or more, such as optimizer.{name}={-value}")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(
+            f"optimizer.betas is {list(betas)}: give two numbers from 0 to below 1, such as optimizer.betas=[0.9,0.95]"
+        )
+    return betas[0], betas[1]

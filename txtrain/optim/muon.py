@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 from txtrain.model.block import Block
-from txtrain.optim.groups import decay_groups, fused, trainable
+from txtrain.optim.groups import check_settings, decay_groups, fused, trainable
 
 
 class Muon(Optimizer):
@@ -43,6 +43,10 @@ class Muon(Optimizer):
         betas: list[float] | tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> None:
+        rest_lr = lr if adamw_lr is None else adamw_lr
+        pair = check_settings(
+            lr=lr, momentum=momentum, weight_decay=weight_decay, adamw_lr=rest_lr, betas=betas, eps=eps
+        )
         parameters = trainable(model)
         in_blocks = {p for module in model.modules() if isinstance(module, Block) for p in module.parameters()}
         matrices = [p for p in parameters if p.ndim == 2 and p in in_blocks]
@@ -53,10 +57,8 @@ class Muon(Optimizer):
             torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn=adjust_lr_fn)
         ]
         if rest:
-            first, second = betas
             groups = decay_groups(model, rest, weight_decay)
-            lr = lr if adamw_lr is None else adamw_lr
-            self._parts.append(torch.optim.AdamW(groups, lr=lr, betas=(first, second), eps=eps, fused=fused(rest)))
+            self._parts.append(torch.optim.AdamW(groups, lr=rest_lr, betas=pair, eps=eps, fused=fused(rest)))
         super().__init__([group for part in self._parts for group in part.param_groups], defaults={})
         self._share()
 

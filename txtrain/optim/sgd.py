@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from txtrain.optim.groups import decay_groups, trainable
+from txtrain.optim.groups import check_settings, decay_groups, trainable
 
 
 def sgd(
@@ -18,5 +18,6 @@ def sgd(
         nesterov: whether the average looks one step ahead.
         weight_decay: multiple of a matrix added to its gradient.
     """
+    check_settings(lr=lr, momentum=momentum, weight_decay=weight_decay)
     groups = decay_groups(model, trainable(model), weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
