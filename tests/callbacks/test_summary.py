@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_the_start_says_what_will_run(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "8 (2.00 passes over the data)" in told["steps"]
     assert "363 parameters, all trainable" in told["model"]
     assert str(tmp_path) in told["run directory"]
+
+
+class Slow(Callback):
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(0.4)
+
+
+@pytest.mark.parametrize(
+    "limit, steps, reason",
+    [
+        ({"max_epochs": 2}, 8, "trainer.max_epochs=2 reached"),
+        ({"max_time": {"milliseconds": 300}, "max_epochs": 2}, 1, "trainer.max_time reached"),
+    ],
+)
+def test_other_limits_are_named_and_end_with_a_checkpoint(
+    tmp_path: Path, limit: dict[str, Any], steps: int, reason: str
+) -> None:
+    # Time runs out in the first of two micro-batches: the step is done to its end.
+    slow = [Slow()] if "max_time" in limit else []
+    outcome = finish(Run(tmp_path, max_steps=-1, accumulation=2, validate=3, extra=slow, **limit).fit())
+    assert (outcome["steps"], outcome["stopped"]) == (steps, reason)
+    assert outcome["validation_loss"] is not None
+    assert find_checkpoint(tmp_path).name == f"step_{steps:08d}.ckpt"
 
 
 class Fail(Callback):

@@ -30,7 +30,7 @@ class Checkpoints(Checkpoint):
         self.folder, self.save, self.clock = run_dir / "checkpoints", save, clock
         self.best = math.inf
         self._step = 0
-        self._due = False
+        self._due = self._stop = False
         self._saved_at = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -44,6 +44,9 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # Who asked to stop within a step, such as `trainer.max_time`, gets it at the step's end, where a run can go on.
+        self._stop = self._stop or trainer.should_stop
+        trainer.should_stop = self._stop and new_step(trainer, self._step)
         if not new_step(trainer, self._step):
             return
         self._step = trainer.global_step

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import duration, short
 from txtrain.callbacks.samples import Samples
 from txtrain.model.explain import explain_attention
-from txtrain.saving import BEST, LAST, PARTIAL, find_checkpoint
+from txtrain.saving import BEST, LAST, PARTIAL
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +126,9 @@ class Summary(Callback):
             log.info("%-20s  %s", name.replace("_", " "), text)
 
     def _what_next(self) -> dict[str, str]:
-        if find_checkpoint(self.run_dir) is None:
-            return {}
         folder = self.run_dir / "checkpoints"
+        if not (folder / LAST).exists():
+            return {}
         command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
         found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
         return {"checkpoints": ", ".join(found), "go on": f"{command} resume={shlex.quote(str(self.run_dir))}"}
@@ -150,12 +151,14 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
 
 
-def why_stopped(trainer: Trainer) -> str:
+def why_stopped(trainer: Any) -> str:
     if trainer.global_step == trainer.max_steps:
         return f"trainer.max_steps={trainer.max_steps} reached"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"trainer.max_epochs={trainer.max_epochs} reached"
-    return "a callback asked to stop" if trainer.should_stop else "the data ended"
+    if any(isinstance(callback, Timer) and callback.time_remaining() <= 0 for callback in trainer.callbacks):
+        return "trainer.max_time reached"
+    return "a callback asked to stop"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
