@@ -34,6 +34,18 @@ FROM_SCRATCH = (
     "To adapt a trained model, name its run: init_from=runs/NAME/RUN"
 )
 
+# Arguments of Lightning's Trainer that follow from other keys, and which.
+OWNED = {
+    "accumulate_grad_batches": "data.micro_batch_size",
+    "strategy": "strategy",
+    "logger": "logger",
+    "callbacks": "save and logger",
+    "default_root_dir": "run_dir",
+    "check_val_every_n_epoch": "trainer.val_check_interval",
+    "use_distributed_sampler": "data",
+    "gradient_clip_algorithm": "trainer.gradient_clip_val, which bounds the norm",
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +93,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     setup_logging(run.path, rank)
     task = new_task(config, parts, partial(new_model, **sizes))
     trainer.loggers = new_loggers(config, parts, run.path)
-    with ending_processes(trainer), loggers_closing(trainer.loggers):
+    with loggers_closing(trainer.loggers), ending_processes(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
         return summary.finish(trainer, task)["validation_loss"]
 
@@ -137,6 +149,11 @@ def new_trainer(
     config: DictConfig, parts: Mapping[str, Any], strategy: Strategy | str, run_dir: Path
 ) -> tuple[Trainer, Summary]:
     """Lightning's Trainer, and the callback that tells and keeps the outcome."""
+    if taken := OWNED.keys() & config.trainer.keys():
+        key = min(taken)
+        raise UserError(f"trainer.{key} follows from {OWNED[key]}: leave it out")
+    if config.trainer.max_steps == -1 and config.trainer.max_epochs in (None, -1):
+        raise UserError("trainer.max_steps=-1 and no trainer.max_epochs train for ever: type trainer.max_epochs=1")
     plain = OmegaConf.to_container(config, resolve=True)
     callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"])
     trainer = parts["trainer"](

@@ -116,6 +116,14 @@ class Task(LightningModule):
         # Ranks draw different dropout masks; a resumed run's generators are restored after this.
         torch.manual_seed(self.seed + 1 + self.global_rank)
 
+    def on_train_start(self) -> None:
+        # A restored optimizer has the learning rate of the schedule that it was saved with, whose end may have moved.
+        scheduler = self.lr_schedulers()
+        for group, peak, scale in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = peak * scale(scheduler.last_epoch)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         accumulation = self.trainer.accumulate_grad_batches
         if batch_index % accumulation == 0:
