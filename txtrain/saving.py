@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,10 +133,12 @@ def point(link: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
+    """As far as the disk lets it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def prune(folder: Path, *, keep: int, newest: int) -> None:

@@ -67,6 +67,14 @@ def test_training_goes_on_when_the_disk_is_full(
     assert not list(tmp_path.glob("checkpoints/*.partial"))
 
 
+def test_training_goes_on_when_there_can_be_no_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "checkpoints").write_text("a file")
+    run = Run(tmp_path, max_steps=2, validate=2).fit()
+    assert run.trainer.global_step == 2
+    assert "No checkpoint at step 2" in caplog.text
+    assert run.summary.finish(run.trainer, run.task)["state"] == "finished"
+
+
 def test_what_a_killed_process_left_half_written_goes_away(tmp_path: Path) -> None:
     left = tmp_path / "checkpoints/step_00000007.ckpt.partial"
     left.parent.mkdir()

@@ -12,7 +12,8 @@ from lightning import Callback
 from torch import nn
 
 from tests.callbacks.tiny import Run
-from txtrain.callbacks.summary import compute_dtype, count_parameters
+from txtrain.callbacks.summary import compute_dtype
+from txtrain.model.lora import parameter_counts
 from txtrain.saving import find_checkpoint
 
 
@@ -109,9 +110,9 @@ def test_parameters_are_counted_once_and_sharded_ones_whole() -> None:
     module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 1))
     module[1].weight = module[0].weight
     module[2].bias.requires_grad_(False)
-    assert count_parameters(module) == (21, 20)
+    assert parameter_counts(module) == (21, 20)
     module[0].weight.data, module[0].weight.ds_numel = torch.empty(0), 16
-    assert count_parameters(module) == (21, 20)
+    assert parameter_counts(module) == (21, 20)
 
 
 @pytest.mark.parametrize(

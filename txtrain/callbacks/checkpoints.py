@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,37 +87,42 @@ class Checkpoints(Checkpoint):
         """Whether a checkpoint was written. A full disk or a lost folder does not end the training."""
         path = self.folder / checkpoint_name(trainer.global_step)
         partial = path.with_name(path.name + PARTIAL)
+        steps = (
+            lambda: self.folder.mkdir(parents=True, exist_ok=True) if trainer.is_global_zero else None,
+            lambda: self._save(trainer, partial),
+            lambda: self._publish(partial, path, best=best) if trainer.is_global_zero else None,
+        )
         with self.clock.stopped():
-            error = self._save(trainer, partial)
-            if trainer.is_global_zero and error is None:
-                error = self._publish(partial, path, best=best)
-            if error is not None and trainer.is_global_zero:
-                log.warning("No checkpoint at step %d: %s. Training goes on.", trainer.global_step, error)
+            # After each, the ranks agree whether to go on, so that none waits for another in vain.
+            written = all(self._succeeds(trainer, step) for step in steps)
+            if not written and trainer.is_global_zero:
                 remove(partial)
-            written = trainer.strategy.reduce_boolean_decision(error is None)
         self._due, self._saved_at = False, time.monotonic()
         return written
 
-    def _save(self, trainer: Trainer, partial: Path) -> OSError | None:
+    def _succeeds(self, trainer: Trainer, step: Callable[[], None]) -> bool:
+        """Whether a step succeeds on all ranks."""
+        error = None
         try:
-            if trainer.is_global_zero:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(partial, weights_only=False)
-        except OSError as error:
-            trainer.strategy.barrier()  # where the other ranks wait
-            return error
-        return None
+            step()
+        except OSError as caught:
+            error = caught
+            log.error("No checkpoint at step %d: %s. Training goes on.", trainer.global_step, error)
+        return trainer.strategy.reduce_boolean_decision(error is None)
 
-    def _publish(self, partial: Path, path: Path, *, best: bool) -> OSError | None:
+    def _save(self, trainer: Trainer, partial: Path) -> None:
         try:
-            publish(partial, path)
-            point(self.folder / LAST, path)
-            if best:
-                point(self.folder / BEST, path)
-            prune(self.folder, keep=self.save.keep, newest=self._step)
-        except OSError as error:
-            return error
-        return None
+            trainer.save_checkpoint(partial, weights_only=False)
+        except OSError:
+            trainer.strategy.barrier()  # where the other ranks wait
+            raise
+
+    def _publish(self, partial: Path, path: Path, *, best: bool) -> None:
+        publish(partial, path)
+        point(self.folder / LAST, path)
+        if best:
+            point(self.folder / BEST, path)
+        prune(self.folder, keep=self.save.keep, newest=self._step)
 
 
 def _validation_follows(trainer: Trainer) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
-from torch import nn
 
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import duration, short
 from txtrain.callbacks.samples import Samples
 from txtrain.model.explain import explain_attention
+from txtrain.model.lora import parameter_counts
 from txtrain.saving import BEST, LAST, PARTIAL
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Summary(Callback):
     def describe(self, trainer: Any, task: Any) -> dict[str, str]:
         """What will run, by name."""
         data, config = trainer.datamodule, self.config
-        total, trainable = count_parameters(task.model)
+        total, trainable = parameter_counts(task.model)
         accumulation, devices, shape = trainer.accumulate_grad_batches, trainer.world_size, config["model"]
         steps, in_epoch = trainer.estimated_stepping_batches, trainer.num_training_batches / accumulation
         training = "all trainable" if total == trainable else f"{short(trainable)} trainable"
@@ -94,7 +94,7 @@ class Summary(Callback):
     def outcome(self, trainer: Trainer, task: Any) -> dict[str, Any]:
         train = self.metrics.train
         validation = {name.removeprefix("validation/"): value for name, value in self.metrics.validation.items()}
-        total, trainable = count_parameters(task.model) if task.model is not None else (None, None)
+        total, trainable = parameter_counts(task.model) if task.model is not None else (None, None)
         return {
             "validation_loss": validation.pop("loss", None),
             **validation,
@@ -138,12 +138,6 @@ class Summary(Callback):
 
     def _wall_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since
-
-
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """All and trainable ones, shared ones once, sharded ones whole."""
-    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
 
 def compute_dtype(precision: str) -> torch.dtype:

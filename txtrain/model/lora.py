@@ -221,9 +221,10 @@ def unmerge(model: nn.Module) -> None:
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """How many parameters there are, and how many of them train; tied ones count once."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    """How many parameters there are, and how many of them train; tied ones count once, sharded ones whole."""
+    # DeepSpeed leaves an empty tensor where a shard was cut off, and notes how large the whole is.
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
