@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.callbacks.tiny import VOCABULARY, Run
-from txtrain.callbacks.samples import evaluating
+from txtrain.callbacks.samples import evaluating, printable
 from txtrain.generate import sample
 
 
@@ -80,3 +80,7 @@ def test_the_text_ends_where_the_document_does(tmp_path: Path) -> None:
     assert run.data.tokenizer.end_of_text == VOCABULARY - 1
     assert "\n" not in run.summary.samples.rows[0][2]
     assert len(run.summary.samples.rows[0][2]) < 300
+
+
+def test_nothing_but_text_and_line_ends_reaches_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\nc\td\x07é") == "a�[2Jb\nc�d�é"

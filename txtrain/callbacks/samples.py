@@ -112,5 +112,10 @@ def _until(tokens: list[int], end: int) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
+def printable(text: str) -> str:
+    """Without what would move a terminal's cursor or ring its bell: a model may write any byte."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def _one_line(text: str) -> str:
-    return text.replace("\n", "⏎")
+    return printable(text).replace("\n", "⏎")

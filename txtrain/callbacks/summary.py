@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Timer
 
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import duration, short
-from txtrain.callbacks.samples import Samples
+from txtrain.callbacks.samples import Samples, printable
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import BEST, LAST, PARTIAL
@@ -120,7 +120,7 @@ class Summary(Callback):
         told["time"] = f"{duration(outcome['wall_seconds'])} for {outcome['steps']} steps"
         told[outcome["state"]] = outcome["stopped"]
         if outcome["sample"]:
-            told["sample"] = outcome["sample"].replace("\n", "\n" + " " * 22)
+            told["sample"] = printable(outcome["sample"]).replace("\n", "\n" + " " * 22)
         told |= self._what_next()
         for name, text in told.items():
             log.info("%-20s  %s", name.replace("_", " "), text)
