@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from txtrain.errors import UserError
-from txtrain.model.lora import LoRA, merge
+from txtrain.model.lora import merge
 from txtrain.saving import BEST, check_checkpoint, find_checkpoint
 
 # What makes the model that the weights belong to.
@@ -39,28 +39,29 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return result
 
 
-def trained_model(new_model: Callable[..., nn.Module], run: Path, **sizes: int) -> nn.Module:
-    """The model that `new_model` makes from `sizes`, with the best weights of a run; adapters of that run are merged.
+def trained_weights(build_model: Callable[[], nn.Module], run: Path) -> dict[str, Tensor]:
+    """The best weights of a run for the model that `build_model` makes; adapters of that run are merged into them.
 
     Raises:
         UserError: the run has no checkpoint, or its weights are those of another model.
     """
-    model, weights = new_model(**sizes), read_weights(run)
-    lora: LoRA = instantiate(OmegaConf.load(run / "config.yaml").lora, _convert_="all")
-    lora.apply(model)
+    model = build_model()
+    instantiate(OmegaConf.load(run / "config.yaml").lora, _convert_="all").apply(model)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(read_weights(run))
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise UserError(
             f"init_from={run} has weights of another model ({reason}): leave out overrides of the model"
         ) from error
-    if lora.rank == 0:
-        return model
     merge(model)
-    merged = {name: value for name, value in model.state_dict().items() if not name.endswith(ADAPTER_NAMES)}
-    model = new_model(**sizes)
-    model.load_state_dict(merged)
+    return {name: value for name, value in model.state_dict().items() if not name.endswith(ADAPTER_NAMES)}
+
+
+def with_weights(build_model: Callable[[], nn.Module], weights: dict[str, Tensor]) -> nn.Module:
+    """The model that `build_model` makes, with these weights."""
+    model = build_model()
+    model.load_state_dict(weights)
     return model
 
 

@@ -25,7 +25,7 @@ from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.lora import parameter_counts
 from txtrain.run import RunDirectory
 from txtrain.saving import checkpoint_step, resume_point
-from txtrain.start import trained_model
+from txtrain.start import trained_weights, with_weights
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
 
@@ -76,13 +76,15 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         seed_everything(config.seed, verbose=False)
         data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
         data.prepare()
-    divide_steps(trainer, data.accumulation(trainer.num_devices * trainer.num_nodes))
-    sizes = {"vocab_size": data.tokenizer.vocab_size, "max_len": data.seq_len}
+        build_model = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
+        model = check_model(config, parts, build_model)
+        if config.init_from and not config.resume:
+            weights = trained_weights(build_model, Path(config.init_from))
+            build_model = partial(with_weights, build_model, weights)
     if config.dry_run:
-        describe(config, check_model(config, parts, partial(new_model, **sizes)))
+        describe(config, model)
         return None
-    if config.init_from and not config.resume:
-        new_model = partial(trained_model, new_model, Path(config.init_from))
+    divide_steps(trainer, data.accumulation(trainer.num_devices * trainer.num_nodes))
     if config.lora.rank and not config.init_from:
         log.warning(FROM_SCRATCH, config.lora.rank)
 
@@ -91,7 +93,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         run.create(OmegaConf.to_container(config, resolve=True), overrides, data.tokenizer)
     run.share_with_children()
     setup_logging(run.path, rank)
-    task = new_task(config, parts, partial(new_model, **sizes))
+    task = new_task(config, parts, build_model)
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)

@@ -153,7 +153,6 @@ class Task(LightningModule):
     def on_validation_epoch_end(self) -> None:
         loss = (self._sum_over_ranks(self._entropy) / self._sum_over_ranks(self._targets)).item()
         self.validation = {f"validation/{name}": value for name, value in self.metrics(loss).items()}
-        self.log_dict(self.validation, logger=False)
 
     def metrics(self, loss: float) -> dict[str, float]:
         """What validation reports, from the mean cross-entropy in nats."""
