@@ -12,10 +12,13 @@ from txtrain.data.split import Document
 
 TESTS = {"test", "tests", "idle_test"}
 INSTALLED = {"site-packages", "dist-packages"}
+TABLES = {"encodings", "pydoc_data"}  # code pages and help texts, a sixth of all bytes and hardly code
+LEFT_OUT = TESTS | INSTALLED | TABLES
 
 
 class StandardLibrary(LanguageData):
-    """The `.py` files of the running Python's standard library, without tests and installed packages; split by file."""
+    """The `.py` files of the running Python's standard library, but for tests, tables and installed packages; split by
+    file."""
 
     def identity(self) -> Any:
         return files.state(self._files())
@@ -32,6 +35,6 @@ class StandardLibrary(LanguageData):
     def _files(self) -> list[Path]:
         found = []
         for folder, subfolders, names in os.walk(self._root):
-            subfolders[:] = [name for name in subfolders if name not in TESTS | INSTALLED]
+            subfolders[:] = [name for name in subfolders if name not in LEFT_OUT]
             found += [Path(folder, name) for name in names if name.endswith(".py")]
         return sorted(found)
