@@ -32,6 +32,15 @@ MISTAKES = {
     "+trainer.accumulate_grad_batches=4": "data.micro_batch_size",
     "trainer.max_steps=-1": "trainer.max_epochs=1",
     "trainer.val_check_interval=0.5": "val_check_interval",
+    "trainer.val_check_interval=0": "trainer.val_check_interval=100",
+    "trainer.val_check_interval='00:00:00:10'": "trainer.val_check_interval=100",
+    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps=10",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val is -1",
+    "+trainer.limit_train_batches=3": "trainer.max_steps",
+    "seed=-1": "seed=1",
+    "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0.0": "optimizer.momentum=0.9",
+    "run_dir=damaged": "holds a run already",
+    "resume=unreadable": "config.yaml cannot be read",
     "trainer.accelerator=quantum": "trainer.accelerator=auto",
     "run_dir=text.txt/run": "run_dir=text.txt/run cannot be written",
     "resume=nowhere": "resume=nowhere is no run directory",
@@ -54,6 +63,8 @@ def folder(tmp_path_factory):
         assert main(["train", *TINY, "run_dir=damaged"]) == 0
         for checkpoint in Path("damaged/checkpoints").glob("step_*.ckpt"):
             checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+        (folder / "unreadable").mkdir()
+        (folder / "unreadable" / "config.yaml").write_text("model: [")
         yield folder
 
 

@@ -42,7 +42,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     """
     from omegaconf import OmegaConf
 
-    from txtrain.config import check, find_run, resume_config, to_plain
+    from txtrain.config import check, find_run, resume_config, saved_config, to_plain
     from txtrain.run import RunDirectory
 
     parent = RunDirectory.of_parent()
@@ -50,7 +50,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
         config.run_dir = str(parent.path)
     if config.resume:
         run = parent.path if parent else find_run(config.resume, config.name)
-        config = resume_config(OmegaConf.load(run / "config.yaml"), config, overrides)
+        config = resume_config(saved_config(run), config, overrides)
         config.resume = config.run_dir = str(run)
     elif config.init_from:
         from txtrain.start import same_model
@@ -85,3 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130
+        raise

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -166,6 +167,15 @@ def resume_config(saved: DictConfig, composed: DictConfig, overrides: Iterable[s
             f"(only {', '.join(RESUMABLE[:-2])} may change)"
         )
     return result
+
+
+def saved_config(run: Path) -> DictConfig:
+    """The config that a run directory holds."""
+    try:
+        return cast(DictConfig, OmegaConf.load(run / "config.yaml"))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{run / 'config.yaml'} cannot be read ({reason}): restore it or name another run") from error
 
 
 def find_run(resume: str, name: str) -> Path:

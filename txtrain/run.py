@@ -34,8 +34,12 @@ class RunDirectory:
         path = os.environ.get(ENVIRONMENT)
         return RunDirectory(path) if path and os.environ.get("LOCAL_RANK", "0") != "0" else None
 
-    def check_writable(self) -> None:
-        """Raises a UserError if the folder could not be made or written."""
+    def check_new(self) -> None:
+        """Raises a UserError if the folder holds a run already, or could not be made or written."""
+        if (self.path / "config.yaml").exists():
+            raise UserError(
+                f"run_dir={self.path} holds a run already: type resume={self.path}, or name another run_dir"
+            )
         existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(

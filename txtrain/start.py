@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from txtrain.config import saved_config
 from txtrain.errors import UserError
 from txtrain.model.lora import merge
 from txtrain.saving import BEST, check_checkpoint, find_checkpoint
@@ -22,7 +23,7 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     run = Path(composed.init_from)
     if not (run / "config.yaml").is_file():
         raise UserError(f"init_from={run} is no run directory (it has no config.yaml): type init_from=runs/NAME/RUN")
-    saved, result = OmegaConf.load(run / "config.yaml"), composed.copy()
+    saved, result = saved_config(run), composed.copy()
     for group in MODEL_GROUPS:
         result[group] = saved[group]
     if result.encoding.get("max_len", 0) is None:
@@ -46,7 +47,7 @@ def trained_weights(build_model: Callable[[], nn.Module], run: Path) -> dict[str
         UserError: the run has no checkpoint, or its weights are those of another model.
     """
     model = build_model()
-    instantiate(OmegaConf.load(run / "config.yaml").lora, _convert_="all").apply(model)
+    instantiate(saved_config(run).lora, _convert_="all").apply(model)
     try:
         model.load_state_dict(read_weights(run))
     except RuntimeError as error:

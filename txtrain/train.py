@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
@@ -19,7 +19,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from txtrain.callbacks import Summary, new_callbacks
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.lora import parameter_counts
@@ -28,23 +27,12 @@ from txtrain.saving import checkpoint_step, resume_point
 from txtrain.start import trained_weights, with_weights
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
+from txtrain.trainer import check_numbers, divide_steps, new_trainer
 
 FROM_SCRATCH = (
     "lora.rank=%d with no init_from: layers with adapters keep their random weights frozen, all others train in full. "
     "To adapt a trained model, name its run: init_from=runs/NAME/RUN"
 )
-
-# Arguments of Lightning's Trainer that follow from other keys, and which.
-OWNED = {
-    "accumulate_grad_batches": "data.micro_batch_size",
-    "strategy": "strategy",
-    "logger": "logger",
-    "callbacks": "save and logger",
-    "default_root_dir": "run_dir",
-    "check_val_every_n_epoch": "trainer.val_check_interval",
-    "use_distributed_sampler": "data",
-    "gradient_clip_algorithm": "trainer.gradient_clip_val, which bounds the norm",
-}
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +53,13 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         parts = {
             group: instantiate(node, _convert_="all") for group, node in config.items() if OmegaConf.is_config(node)
         }
+        check_numbers(config)
         strategy = new_strategy(config, parts)
         new_model = model_function(parts)
         check_model(config, parts, partial(new_model, vocab_size=256, max_len=config.data.seq_len))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
-        run.check_writable()
+        if rank == 0 and not config.resume:
+            run.check_new()
         checkpoint = point_to_resume(config, run.path) if config.resume else None
         trainer, summary = new_trainer(config, parts, strategy, run.path)
 
@@ -140,45 +130,10 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
 def point_to_resume(config: DictConfig, run_dir: Path) -> Path:
     """The newest whole checkpoint, if there is something left to train."""
     checkpoint, last = resume_point(run_dir), config.trainer.max_steps
-    if checkpoint_step(checkpoint) == last:
-        raise UserError(
-            f"{run_dir} is finished at trainer.max_steps={last}: type trainer.max_steps={2 * last} to go on"
-        )
+    step = checkpoint_step(checkpoint)
+    if 0 < last <= step:
+        raise UserError(f"{run_dir} is finished at step {step} of {last}: type trainer.max_steps={2 * step} to go on")
     return checkpoint
-
-
-def new_trainer(
-    config: DictConfig, parts: Mapping[str, Any], strategy: Strategy | str, run_dir: Path
-) -> tuple[Trainer, Summary]:
-    """Lightning's Trainer, and the callback that tells and keeps the outcome."""
-    if taken := OWNED.keys() & config.trainer.keys():
-        key = min(taken)
-        raise UserError(f"trainer.{key} follows from {OWNED[key]}: leave it out")
-    if config.trainer.max_steps == -1 and config.trainer.max_epochs in (None, -1):
-        raise UserError("trainer.max_steps=-1 and no trainer.max_epochs train for ever: type trainer.max_epochs=1")
-    plain = OmegaConf.to_container(config, resolve=True)
-    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"])
-    trainer = parts["trainer"](
-        strategy=strategy,
-        callbacks=callbacks,
-        logger=False,
-        default_root_dir=run_dir,
-        check_val_every_n_epoch=None,  # intervals count steps, across epochs
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the loaders share out samples by themselves
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    return trainer, summary
-
-
-def divide_steps(trainer: Trainer, accumulation: int) -> None:
-    """Tells a trainer how many micro-batches make a step, which follows from its number of devices.
-
-    Intervals are in optimizer steps, which mean the same on any number of devices. Lightning counts micro-batches.
-    """
-    trainer.accumulate_grad_batches = accumulation
-    trainer.val_check_interval *= accumulation
 
 
 def describe(config: DictConfig, model: nn.Module) -> None:

@@ -1,7 +1,9 @@
 """The numbers of a run: measured, written to metrics.jsonl, and handed to the loggers."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ class Metrics(Callback):
 
     def _measure(self, trainer: Trainer, task: Any, *, length: int) -> dict[str, float]:
         loss = task.step_loss()  # waits for the GPU, so the clock below has seen all work done
-        memory = torch.tensor(float(peak_memory(task.device)), dtype=torch.float64, device=task.device)
+        memory = torch.tensor(peak_memory(task.device), dtype=torch.int64, device=task.device)
         memory = trainer.strategy.reduce(memory, reduce_op="max")
         tokens, seconds = int(task.tokens_seen), self.clock.seconds
         speed = (tokens - self._latest[0]) / max(seconds - self._latest[1], 1e-9)
@@ -105,9 +107,15 @@ class Metrics(Callback):
         step = trainer.global_step
         if trainer.is_global_zero:
             with self.path.open("a") as file:
-                print(json.dumps({"step": step, **row}), file=file)
+                print(json.dumps({"step": step, **without_nan(row)}), file=file)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=step)
+
+
+def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with null for NaN and infinity, which JSON does not have."""
+    lost = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {name: None if name in lost else value for name, value in row.items()}
 
 
 def cut_back(path: Path, step: int) -> None:

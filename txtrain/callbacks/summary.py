@@ -14,7 +14,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from txtrain.callbacks.metrics import Metrics
+from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.progress import duration, short
 from txtrain.callbacks.samples import Samples, printable
 from txtrain.model.explain import explain_attention
@@ -158,7 +158,7 @@ def why_stopped(trainer: Any) -> str:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

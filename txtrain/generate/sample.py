@@ -15,7 +15,7 @@ def sample(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> list[int]:
-    """The prompt and `length` tokens after it.
+    """The prompt and `length` tokens after it, fewer if the model has diverged and gives no finite logits.
 
     The model always reads (1, max_len) tokens, filled up after the last one, where no token looks: a compiled model
     meets one shape, and a sharded one makes the same calls on every rank. Beyond `max_len` it reads the newest tokens.
@@ -35,6 +35,8 @@ def sample(
         window = tokens[-max_len:]
         padded = torch.tensor([window + [0] * (max_len - len(window))], device=device)
         logits = model(padded)[0, len(window) - 1].float().cpu()
+        if not logits.isfinite().all():
+            break
         tokens.append(draw(logits, temperature=temperature, top_k=top_k, generator=generator))
     return tokens
 

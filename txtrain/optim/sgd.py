@@ -19,5 +19,10 @@ def sgd(
         weight_decay: multiple of a matrix added to its gradient.
     """
     check_settings(lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if momentum >= 1 or (nesterov and momentum == 0):
+        raise ValueError(
+            f"optimizer.momentum is {momentum}: give a number below 1, and above 0 with optimizer.nesterov=true, "
+            "such as optimizer.momentum=0.9"
+        )
     groups = decay_groups(model, trainable(model), weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

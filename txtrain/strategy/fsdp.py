@@ -17,16 +17,10 @@ class FSDP(ModelParallelStrategy):
 
     Args:
         reshard_after_forward: whether a block's gathered weights are dropped until backward, which gathers them again.
-        save_distributed_checkpoint: whether each device writes its part of a checkpoint; else one file has it all.
     """
 
-    def __init__(
-        self,
-        *,
-        reshard_after_forward: bool = True,
-        save_distributed_checkpoint: bool = False,
-    ) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
+    def __init__(self, *, reshard_after_forward: bool = True) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)  # one file, as under ddp
         self.reshard_after_forward = reshard_after_forward
 
     def setup_environment(self) -> None:

@@ -74,7 +74,7 @@ class Task(LightningModule):
         """Builds, adapts, checkpoints, compiles, shards: in this order, whatever the strategy."""
         if self.model is not None:
             return
-        # Every rank and strategy starts from the same weights, drawn on the CPU and in float32.
+        # Every rank and strategy starts from the same weights, drawn on the CPU (in bfloat16 with bf16-true).
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
             self.model = self.build_model()
@@ -107,7 +107,8 @@ class Task(LightningModule):
             if isinstance(module, nn.Linear):
                 total += (6 if module.weight.requires_grad else 4) * module.in_features * module.out_features
             if isinstance(module, Block):
-                total += 12 * length * module.attention.q_proj.out_features
+                seen = min(length, module.attention.window or length)
+                total += 12 * seen * module.attention.q_proj.out_features
         return total
 
     # One optimizer step
@@ -128,7 +129,7 @@ class Task(LightningModule):
         accumulation = self.trainer.accumulate_grad_batches
         if batch_index % accumulation == 0:
             self._step_targets = self._sum_over_ranks(batch["step_tokens"])
-            self._step_entropy = torch.zeros((), device=self.device)
+            self._step_entropy = torch.zeros((), dtype=torch.float32, device=self.device)
         objective, entropy = self.losses(batch)
         self._step_entropy += entropy
         if (batch_index + 1) % accumulation == 0:
@@ -142,7 +143,8 @@ class Task(LightningModule):
     # Validation
 
     def on_validation_epoch_start(self) -> None:
-        self._entropy = torch.zeros((), dtype=torch.float64, device=self.device)
+        widest = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self._entropy = torch.zeros((), dtype=widest, device=self.device)
         self._targets = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

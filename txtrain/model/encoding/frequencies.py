@@ -109,7 +109,7 @@ class YarnFrequencies(BandFrequencies):
         slow, fast = self.band
         first = max(math.floor(self._index(fast)), 0)
         last = min(math.ceil(self._index(slow)), self.dim - 1)
-        index = torch.arange(self.dim // 2, device=plain.device)
+        index = torch.arange(self.dim // 2, dtype=plain.dtype, device=plain.device)
         return 1 - ((index - first) / (last - first or 0.001)).clamp(0, 1)
 
     def _index(self, turns: float) -> float:

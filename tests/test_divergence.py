@@ -1,0 +1,49 @@
+"""A run that diverges, and one that is interrupted, still end in order."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from txtrain.cli import main
+
+ROOT = Path(__file__).parent.parent
+TINY = ["data=text", f"data.path={ROOT / 'tests/golden/text.txt'}", "tokenizer=byte", "data.seq_len=32", "model.dim=32"]
+TINY += ["model.num_layers=1", "logger=none", "trainer.accelerator=cpu", "trainer.limit_val_batches=1"]
+
+
+def test_a_diverged_run_ends_with_a_summary(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wild = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "trainer.max_steps=4"]
+    assert main(["train", *TINY, *wild, f"data.cache_dir={tmp_path}/cache", "run_dir=run"]) == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["validation_loss"] is None
+    assert summary["state"] == "finished"
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+
+
+def test_ctrl_c_ends_with_130_and_a_summary(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_steps=100000", "run_dir=run", "save.every=5"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TXTRAIN_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "last").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert b"Traceback" not in error
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "interrupted"

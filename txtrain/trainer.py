@@ -1,0 +1,79 @@
+"""Lightning's Trainer, as a run needs it."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.strategies import Strategy
+from omegaconf import DictConfig, OmegaConf
+
+from txtrain.callbacks import Summary, new_callbacks
+from txtrain.errors import UserError
+
+# Arguments of the Trainer that follow from other keys, and which.
+OWNED = {
+    "accumulate_grad_batches": "data.micro_batch_size",
+    "strategy": "strategy",
+    "logger": "logger",
+    "callbacks": "save and logger",
+    "default_root_dir": "run_dir",
+    "check_val_every_n_epoch": "trainer.val_check_interval",
+    "use_distributed_sampler": "data",
+    "gradient_clip_algorithm": "trainer.gradient_clip_val, which bounds the norm",
+    "limit_train_batches": "trainer.max_steps",
+    "overfit_batches": "data.path",
+    "fast_dev_run": "trainer.max_steps and trainer.limit_val_batches",
+}
+
+log = logging.getLogger(__name__)
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Refuses numbers that Lightning would take and fail on, or take to mean something else."""
+    trainer = config.trainer
+    if taken := OWNED.keys() & trainer.keys():
+        key = min(taken)
+        raise UserError(f"trainer.{key} follows from {OWNED[key]}: leave it out")
+    if trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
+        raise UserError("trainer.max_steps=-1 and no trainer.max_epochs train for ever: type trainer.max_epochs=1")
+    for key, sample in (("log_every_n_steps", 10), ("val_check_interval", 100)):
+        if not isinstance(trainer[key], int) or trainer[key] < 1:
+            raise UserError(f"trainer.{key} is {trainer[key]}: give a number of steps, such as trainer.{key}={sample}")
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
+        raise UserError(f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: give a bound, or null for none")
+    if config.seed < 0:
+        raise UserError(f"seed is {config.seed}: give 0 or more, such as seed={-config.seed}")
+    warmup = config.schedule.get("warmup", 0)
+    if isinstance(warmup, int) and 0 < trainer.max_steps < warmup:
+        log.warning("schedule.warmup=%d is longer than trainer.max_steps=%d.", warmup, trainer.max_steps)
+
+
+def new_trainer(
+    config: DictConfig, parts: Mapping[str, Any], strategy: Strategy | str, run_dir: Path
+) -> tuple[Trainer, Summary]:
+    """The Trainer, and the callback that tells and keeps the outcome."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"])
+    trainer = parts["trainer"](
+        strategy=strategy,
+        callbacks=callbacks,
+        logger=False,  # set once there is a run directory
+        default_root_dir=run_dir,
+        check_val_every_n_epoch=None,  # intervals count steps, across epochs
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the loaders share out samples by themselves
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return trainer, summary
+
+
+def divide_steps(trainer: Trainer, accumulation: int) -> None:
+    """Tells a trainer how many micro-batches make a step, which follows from its number of devices.
+
+    Intervals are in optimizer steps, which mean the same on any number of devices. Lightning counts micro-batches.
+    """
+    trainer.accumulate_grad_batches = accumulation
+    trainer.val_check_interval *= accumulation
