@@ -4,7 +4,7 @@ Both are plain iterables, not `torch.utils.data.DataLoader`s, so Lightning puts 
 DataLoader inside brings worker processes and pinned memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,9 +84,12 @@ class StepLoader:
                 self._step = step + (number == self.accumulation)
                 yield batch
 
-    def _prepared(self, order: range) -> DataLoader:
+    def _prepared(self, order: range) -> Iterable[list[Batch]]:
+        steps = _Steps(self, self._epoch)
+        if not (self.num_workers or self.pin_memory):
+            return map(steps.__getitem__, order)
         return DataLoader(
-            _Steps(self, self._epoch),
+            steps,
             sampler=order,
             batch_size=None,
             num_workers=self.num_workers,

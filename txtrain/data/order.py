@@ -5,6 +5,8 @@ sent through again until they fall inside ("cycle walking", https://doi.org/10.1
 position depends on nothing but (seed, epoch, position), and any rank, worker or resumed run can ask for any part of it.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,7 @@ def _feistel(value: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> 
     return (left << np.uint64(half)) | right
 
 
+@lru_cache(maxsize=4)
 def _keys(seed: int, epoch: int) -> NDArray[np.uint64]:
     """One key per round."""
     start = _mix(_mix(np.array([seed % 2**64], dtype=np.uint64)) + np.uint64(epoch))

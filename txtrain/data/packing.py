@@ -5,8 +5,9 @@ next. Window i holds the `seq_len + 1` tokens from `i * seq_len` on, so neighbou
 the first is a target exactly once. The last window is filled up with targets that do not count.
 """
 
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,10 +42,18 @@ class Windows:
     def __len__(self) -> int:
         return -(-self.targets // self.seq_len)
 
+    @cached_property
+    def stream(self) -> NDArray[np.unsignedinteger]:
+        """All tokens, as they lie in the file."""
+        return np.memmap(self.path, dtype=self.dtype, mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map that travels to a worker by pickling would take the whole file along.
+        return {name: value for name, value in self.__dict__.items() if name != "stream"}
+
     def batch(self, index: NDArray[np.int64]) -> dict[str, Tensor]:
         """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, and `index` (B,)."""
-        # Opened per batch: a memory map that travels to a worker by pickling would take the whole file along.
-        stream = np.memmap(self.path, dtype=self.dtype, mode="r")
+        stream = self.stream
         place = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)
         real = (place <= self.targets) & (index[:, None] != PADDING)
         window = np.where(real, stream[np.where(real, place, 0)], self.end_of_text).astype(np.int64)
