@@ -141,6 +141,11 @@ def _locate(path: str, target: str) -> Any:
     return found
 
 
+def resumable(key: str) -> bool:
+    """Whether a resumed run may change this key."""
+    return any(f"{key}.".startswith(f"{prefix}.") for prefix in RESUMABLE)
+
+
 def resume_config(saved: DictConfig, composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """The saved config of a run with the allowed overrides on top; what it already says may be repeated.
 
@@ -150,7 +155,7 @@ def resume_config(saved: DictConfig, composed: DictConfig, overrides: Iterable[s
         overrides: what the user typed.
     """
     keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
-    allowed = {key for key in keys.values() if any(f"{key}.".startswith(f"{prefix}.") for prefix in RESUMABLE)}
+    allowed = {key for key in keys.values() if resumable(key)}
     result = copy.deepcopy(saved)
     for key in allowed:
         OmegaConf.update(result, key, OmegaConf.select(composed, key), merge=False, force_add=True)
