@@ -4,14 +4,19 @@ Imports are inside the functions: PyTorch and Lightning take seconds, which a mi
 """
 
 import inspect
+import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from txtrain.errors import UserError
+from txtrain.signals import Interrupted, inbox
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -23,16 +28,31 @@ def train(arguments: Sequence[str]) -> int:
         return 0
 
     from txtrain.compose import compose
+    from txtrain.launch import find_launch
 
-    composed = compose(arguments)
-    if composed.sweep:
-        return composed.sweep.report()
-    if composed.config is not None:  # else Hydra has shown what it was asked for
-        config = configure(composed.config, composed.overrides)
-        from txtrain.train import train
-
-        train(config, composed.overrides)
+    launch = find_launch()
+    if launch.starter != "python" and {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"{launch.starter} starts the processes of one run, not a sweep: type python train.py -m")
+    with launch.first_tells():
+        composed = compose(arguments)
+        if composed.sweep:
+            return composed.sweep.report()
+        if composed.config is not None:  # else Hydra has shown what it was asked for
+            run(configure(composed.config, composed.overrides), composed.overrides)
     return 0
+
+
+def run(config: "DictConfig", overrides: list[str]) -> None:
+    """Trains; a job of SLURM whose time is over is queued again, once all that it has open is closed."""
+    from txtrain.launch import find_launch, requeue, slurm_job
+    from txtrain.train import train
+
+    try:
+        train(config, overrides)
+    except Interrupted as end:
+        if end.agreed and end.number == signal.SIGUSR1 and slurm_job() and find_launch().rank == 0:
+            log.info(requeue())
+        raise
 
 
 def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
@@ -43,22 +63,31 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     from omegaconf import OmegaConf
 
     from txtrain.config import check, find_run, resume_config, saved_config, to_plain
+    from txtrain.launch import find_launch
     from txtrain.run import RunDirectory
 
-    parent = RunDirectory.of_parent()
-    if parent:
-        config.run_dir = str(parent.path)
+    first = RunDirectory.of_first()
+    if first:
+        config.run_dir = str(first.path)
+    here = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
     if config.resume:
-        run = parent.path if parent else find_run(config.resume, config.name)
+        run = first.path if first else find_run(config.resume, config.name)
         config = resume_config(saved_config(run), config, overrides)
         config.resume = config.run_dir = str(run)
+    elif here.goes_on():
+        config = saved_config(here.path)
+        config.resume = config.run_dir = str(here.path)
+        if first is None:
+            print(f"SLURM has started this job again: going on with {here.path}")
     elif config.init_from:
         from txtrain.start import same_model
 
         config = same_model(config, overrides)
     plain = to_plain(config)
     check(plain)
-    return OmegaConf.create(plain)
+    config = OmegaConf.create(plain)
+    find_launch().agree(config.trainer, overrides)
+    return config
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train}
@@ -71,7 +100,12 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0; 1 after a user's mistake, told in one line; 130 after Ctrl-C."""
+    """Run one command and return the exit code: 0; 1 after a user's mistake, told in one line; 128 + n after signal n"""
+    with inbox.opened():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if command in ("--help", "-h"):
@@ -85,6 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Interrupted as end:
+        from txtrain.launch import find_launch
+
+        # Of the first process only: who started them ends all of them when one fails, and it may not be done yet.
+        return 0 if find_launch().rank and end.agreed else 128 + end.number
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         if isinstance(error.__context__, KeyboardInterrupt):
             return 130

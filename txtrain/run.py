@@ -9,6 +9,7 @@ import yaml
 
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
+from txtrain.launch import find_launch, slurm_job, slurm_restarted
 
 ENVIRONMENT = "TXTRAIN_RUN_DIR"
 
@@ -25,18 +26,28 @@ class RunDirectory:
 
     @staticmethod
     def default(name: str) -> "RunDirectory":
-        """runs/<name>/<date>_<time>-<process>."""
-        return RunDirectory(Path("runs") / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}")
+        """runs/<name>/<date>_<time>-<process>, or runs/<name>/<job> where SLURM may queue the job again."""
+        now = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
+        return RunDirectory(Path("runs") / name / (slurm_job() or now))
 
     @staticmethod
-    def of_parent() -> "RunDirectory | None":
-        """The directory of the process that started this one to help it, if any did."""
-        path = os.environ.get(ENVIRONMENT)
-        return RunDirectory(path) if path and os.environ.get("LOCAL_RANK", "0") != "0" else None
+    def of_first() -> "RunDirectory | None":
+        """The directory of the run's first process if this is another one, which waits until there is one."""
+        launch = find_launch()
+        if launch.rank == 0:
+            return None
+        path = os.environ.get(ENVIRONMENT) if launch.starter == "python" else launch.hear()
+        return RunDirectory(path) if path else None
+
+    def goes_on(self) -> bool:
+        """Whether SLURM has started this job before, and a checkpoint was written then."""
+        from txtrain.saving import find_checkpoint  # imports torch, which a mistake in the config need not wait for
+
+        return slurm_restarted() and (self.path / "config.yaml").is_file() and find_checkpoint(self.path) is not None
 
     def check_new(self) -> None:
         """Raises a UserError if the folder holds a run already, or could not be made or written."""
-        if (self.path / "config.yaml").exists():
+        if (self.path / "config.yaml").exists() and not slurm_restarted():
             raise UserError(
                 f"run_dir={self.path} holds a run already: type resume={self.path}, or name another run_dir"
             )
@@ -58,6 +69,7 @@ class RunDirectory:
                 f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"
             ) from error
 
-    def share_with_children(self) -> None:
-        """Lets the processes that this one starts find the folder."""
-        os.environ[ENVIRONMENT] = str(self.path)
+    def share(self) -> None:
+        """Lets the run's other processes find the folder."""
+        os.environ[ENVIRONMENT] = str(self.path)  # those that this one starts
+        find_launch().tell(str(self.path))

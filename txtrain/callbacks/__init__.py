@@ -14,6 +14,7 @@ from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import Progress
 from txtrain.callbacks.random_state import RandomState
 from txtrain.callbacks.samples import Samples
+from txtrain.callbacks.stopping import Stopping
 from txtrain.callbacks.summary import Summary
 from txtrain.saving import Save
 
@@ -34,6 +35,7 @@ def new_callbacks(
     texts = Samples(clock=clock, **(samples or {}))
     summary = Summary(run_dir=run_dir, config=config, metrics=metrics, samples=texts)
     progress = Progress(metrics=metrics, clock=clock)
+    checkpoints = Checkpoints(run_dir=run_dir, save=save, clock=clock)
     # The generators' state is taken before anything else may draw; a checkpoint holds the outcome of all others.
     callbacks = [
         RandomState(),
@@ -43,6 +45,7 @@ def new_callbacks(
         Activations(config=config),
         progress,
         texts,
-        Checkpoints(run_dir=run_dir, save=save, clock=clock),
+        Stopping(run_dir=run_dir, checkpoints=checkpoints),
+        checkpoints,
     ]
     return callbacks, summary

@@ -20,6 +20,7 @@ from txtrain.callbacks.samples import Samples, printable
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import BEST, LAST, PARTIAL
+from txtrain.signals import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,12 @@ class Summary(Callback):
                 log.info("%-13s  %s", name, text)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
-        reason = "interrupted" if interrupted else f"{type(exception).__name__}: {exception}".splitlines()[0]
-        self.finish(trainer, pl_module, state="interrupted" if interrupted else "failed", stopped=reason)
+        if isinstance(exception, KeyboardInterrupt | SystemExit):
+            reason = str(exception) if isinstance(exception, Interrupted) else "interrupted"
+            self.finish(trainer, pl_module, state="interrupted", stopped=reason)
+        else:
+            reason = f"{type(exception).__name__}: {exception}".splitlines()[0]
+            self.finish(trainer, pl_module, state="failed", stopped=reason)
 
     def state_dict(self) -> dict[str, Any]:
         return {"wall_seconds": self._wall_seconds()}
@@ -129,15 +133,19 @@ class Summary(Callback):
         folder = self.run_dir / "checkpoints"
         if not (folder / LAST).exists():
             return {}
-        command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
         found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
-        return {"checkpoints": ", ".join(found), "go on": f"{command} resume={shlex.quote(str(self.run_dir))}"}
+        return {"checkpoints": ", ".join(found), "go on": command_to_go_on(self.run_dir)}
 
     def _resumed(self, trainer: Trainer) -> str:
         return f", going on from step {trainer.global_step}" if trainer.global_step else ""
 
     def _wall_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since
+
+
+def command_to_go_on(run_dir: Path) -> str:
+    command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
+    return f"{command} resume={shlex.quote(str(run_dir))}"
 
 
 def compute_dtype(precision: str) -> torch.dtype:

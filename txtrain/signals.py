@@ -1,0 +1,78 @@
+"""Signals that tell a command to end, and what it does about them.
+
+While a run trains they are only noted, so that it can save first (`txtrain.callbacks.stopping`). At any other time,
+such as while data are prepared, they end the command at once.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# SLURM sends the last one before a job's time is over, if its script asks for it (`--signal=USR1@120`).
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FIRST_CTRL_C = b"\nCtrl-C: saving a checkpoint after this step; once more ends at once\n"
+
+
+class Interrupted(SystemExit):
+    """A command was told to end; the exit code is 128 and the signal's number, as in a shell.
+
+    Args:
+        number: of the signal.
+        agreed: whether all processes of the run end by it at the same step, with a checkpoint.
+    """
+
+    def __init__(self, number: int, *, agreed: bool = False) -> None:
+        super().__init__(128 + number)
+        self.number, self.agreed = number, agreed
+
+    def __str__(self) -> str:
+        return f"told to end by {signal.Signals(self.number).name}"
+
+
+class Inbox:
+    """What this process was told while it could not end at once.
+
+    Attributes:
+        told: number of the first signal, 0 if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.told = 0
+        self._notes = self._speaks = False
+
+    def note(self, *, speaks: bool) -> None:
+        """From now on signals are noted; a second Ctrl-C still ends the command.
+
+        Args:
+            speaks: whether this process answers the first Ctrl-C, which a terminal sends to all of a run.
+        """
+        self.told, self._notes, self._speaks = 0, True, speaks
+
+    def end_at_once(self) -> None:
+        """From now on signals end the command when they come."""
+        self._notes = False
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Around a command: signals come here."""
+        previous = {number: signal.signal(number, self._receive) for number in ENDING}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._notes and not self.told:
+            self.told = number
+            if number == signal.SIGINT and self._speaks:
+                os.write(2, FIRST_CTRL_C)  # print and logging may be what was interrupted
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif not self._notes:
+            raise Interrupted(number)
+
+
+inbox = Inbox()
