@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from tests.callbacks.tiny import Run
 from txtrain.callbacks import hardware
 from txtrain.callbacks.clock import Clock
-from txtrain.callbacks.metrics import cut_back
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -113,13 +112,6 @@ def test_the_clock_stands_still_while_stopped() -> None:
         time.sleep(0.02)
         assert clock.seconds == inside
     assert clock.seconds > inside
-
-
-def test_cutting_back_keeps_whole_rows_up_to_the_step(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    cut_back(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_lightning_loggers_get_the_optimizer_step(tmp_path: Path) -> None:

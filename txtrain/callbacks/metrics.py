@@ -1,8 +1,6 @@
 """The numbers of a run: measured, written to metrics.jsonl, and handed to the loggers."""
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.hardware import peak_flops, peak_memory
+from txtrain.callbacks.rows import Rows
 from txtrain.callbacks.steps import is_log_step, new_step
-from txtrain.saving import PARTIAL
+from txtrain.logger import begin_loggers
 
 
 class Metrics(Callback):
@@ -27,10 +26,11 @@ class Metrics(Callback):
     """
 
     def __init__(self, *, run_dir: Path, clock: Clock) -> None:
-        self.path, self.clock = run_dir / "metrics.jsonl", clock
+        self.rows, self.clock = Rows(run_dir / "metrics.jsonl"), clock
         self.train: dict[str, float] = {}
         self.validation: dict[str, float] = {}
         self.warm: tuple[int, float] | None = None  # tokens and seconds after the first step, which also compiles
+        self.wandb_id: str | None = None
         self._step = 0
         self._rate = 0.0
         self._latest = (0, 0.0)
@@ -39,7 +39,9 @@ class Metrics(Callback):
     def on_train_start(self, trainer: Trainer, task: Any) -> None:
         self._step = trainer.global_step
         if trainer.is_global_zero:
-            cut_back(self.path, self._step)
+            self.rows.cut_back(self._step)
+            rows = self.rows.read() if self._step else []
+            self.wandb_id = begin_loggers(trainer.loggers, step=self._step, rows=rows, wandb_id=self.wandb_id)
         device_peak = peak_flops(task.device)
         self._peak_flops = device_peak * trainer.world_size if device_peak is not None else None
         self.clock.start()
@@ -73,11 +75,19 @@ class Metrics(Callback):
         if trainer.state.fn == "fit":
             self.clock.start()
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What a run that goes on from here takes to be logged is on the disk before it."""
+        if trainer.is_global_zero:
+            self.rows.sync()
+            for logger in trainer.loggers:
+                logger.save()
+
     def state_dict(self) -> dict[str, Any]:
-        return {"train": self.train, "validation": self.validation}
+        return {"train": self.train, "validation": self.validation, "wandb_id": self.wandb_id}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train, self.validation = state_dict["train"], state_dict["validation"]
+        self.wandb_id = state_dict["wandb_id"]
 
     def tokens_per_second(self) -> float | None:
         """Over all of training in this process but its first step, if it made more than one."""
@@ -106,8 +116,7 @@ class Metrics(Callback):
     def _write(self, trainer: Trainer, row: dict[str, float]) -> None:
         step = trainer.global_step
         if trainer.is_global_zero:
-            with self.path.open("a") as file:
-                print(json.dumps({"step": step, **without_nan(row)}), file=file)
+            self.rows.append({"step": step, **without_nan(row)})
         for logger in trainer.loggers:
             logger.log_metrics(row, step=step)
 
@@ -116,14 +125,3 @@ def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with null for NaN and infinity, which JSON does not have."""
     lost = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
     return {name: None if name in lost else value for name, value in row.items()}
-
-
-def cut_back(path: Path, step: int) -> None:
-    """Removes what was written after `step`, and a last line that was not written to its end."""
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in kept if json.loads(line)["step"] <= step]
-    beside = path.with_name(path.name + PARTIAL)
-    beside.write_text("".join(kept))
-    os.replace(beside, path)

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
 from txtrain.callbacks.clock import Clock
 from txtrain.generate import sample
+from txtrain.logger import TensorBoard, WandB
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["step", "prompt", "text"]
 PROMPT_TOKENS = 16  # taken from the validation set when no prompt is given
 
 
@@ -89,11 +88,8 @@ class Samples(Callback):
         step, prompt, text = self.rows[-1]
         log.info("sample at step %d  %s|%s", step, _one_line(prompt), _one_line(text))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                # A table is fixed once logged, so each has the rows of all before it.
-                logger.log_table("samples", columns=COLUMNS, data=self.rows, step=step)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("samples", f"    {prompt}|{text}".replace("\n", "\n    "), step)
+            if isinstance(logger, TensorBoard | WandB):
+                logger.log_samples(self.rows)
 
 
 @contextmanager

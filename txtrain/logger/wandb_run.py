@@ -1,4 +1,4 @@
-"""Where a run reports to: the terminal and train.log, and the loggers of the `logger` group."""
+"""Weights & Biases."""
 
 import logging
 import netrc
@@ -6,127 +6,37 @@ import os
 import secrets
 import shlex
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.text import Text
 
 from txtrain.errors import UserError
+from txtrain.logger.endure import Enduring, Row, later, with_nan
+from txtrain.logger.segments import cut_back
 
 log = logging.getLogger(__name__)
 
-console = Console(highlight=False, soft_wrap=True)
-LOG_ONLY = {"log_only": True}  # extra= of a record for train.log alone
-LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric", "DeepSpeed", "datasets", "wandb", "py.warnings")
 FINISH_TIMEOUT = 120  # seconds to send the rest at the end; what is left stays in the run directory
+COLUMNS = ["step", "prompt", "text"]  # of the table of samples
 
 
-def setup_logging(run_dir: Path | None, rank: int) -> None:
-    """Lines of txtrain go to the terminal and, in a run directory, to train.log; those of libraries to train.log only.
-
-    Only rank 0 speaks; other ranks tell errors. Call it again when the run directory exists or a library was loaded.
-    """
-    ours = logging.getLogger("txtrain")
-    file: logging.Handler = logging.NullHandler()
-    if run_dir is not None and rank == 0:
-        file = logging.FileHandler(run_dir / "train.log", encoding="utf-8", delay=True)
-        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    _replace_handlers(ours, [_Terminal(), file])
-    ours.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    logging.captureWarnings(True)
-    for name in LIBRARIES:
-        _replace_handlers(logging.getLogger(name), [file])
-    logging.getLogger("wandb").setLevel(logging.WARNING)  # it has a log of its own
-
-
-def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
-    for old in logger.handlers[:]:
-        logger.removeHandler(old)
-        if isinstance(old, logging.FileHandler):
-            old.close()
-    for new in handlers:
-        logger.addHandler(new)
-    logger.propagate = False
-
-
-class _Terminal(logging.Handler):
-    """Prints through the console that also draws the progress bar, so that lines appear above it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "log_only", False):
-            style = "yellow" if record.levelno >= logging.WARNING else ""
-            console.print(Text(record.getMessage(), style=style))
-
-
-def none(
-    *, run_dir: Path, name: str, config: Mapping[str, Any], group: str | None = None, job: str | None = None
-) -> list[Logger]:
-    """No logger: metrics.jsonl and train.log are written all the same."""
-    return []
-
-
-def tensorboard(
-    *, run_dir: Path, name: str, config: Mapping[str, Any], group: str | None = None, job: str | None = None
-) -> list[Logger]:
-    """TensorBoard files in `tensorboard/` of the run directory."""
-    logger = TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False)
-    logger.log_hyperparams(dict(config))
-    return [logger]
-
-
-def wandb(
-    *,
-    run_dir: Path,
-    name: str,
-    config: Mapping[str, Any],
-    group: str | None = None,
-    job: str | None = None,
-    project: str = "txtrain",
-    entity: str | None = None,
-    tags: list[str] | None = None,
-    timeout: int = 20,
-) -> list[Logger]:
-    """Weights & Biases.
-
-    Args:
-        run_dir, name, config: of the run.
-        group: the sweep that the run belongs to.
-        job: what sets it apart there.
-        project, entity: where the run goes in W&B.
-        tags: free words to find the run by.
-        timeout: seconds to wait for the server before logging into files.
-    """
-    name = job or f"{name} {run_dir.name}"
-    settings = {"project": project, "entity": entity, "tags": tags, "group": group, "name": name}
-    return [WandB(run_dir=run_dir, settings=settings, config=dict(config), timeout=timeout)]
-
-
-def close_loggers(loggers: list[Logger], *, failed: bool = False) -> None:
-    """Ends what the loggers have open, and says how to send what is still here."""
-    for logger in loggers:
-        if isinstance(logger, WandB):
-            logger.close(exit_code=int(failed))
-        else:
-            logger.finalize("failed" if failed else "success")
-
-
-class WandB(WandbLogger):
+class WandB(Enduring, WandbLogger):
     """Lightning's W&B logger that never asks, never hangs, and changes no environment variable.
 
     Args:
-        run_dir: holds the files, and the run's id in `wandb_id`, so that a resumed run goes on as the same one.
+        run_dir: holds the files, and the run's id in `wandb_id` until a checkpoint holds it.
         settings: arguments of `wandb.init`.
         config: the run's, whole.
         timeout: seconds to wait for the server.
     """
 
+    label = "W&B"
     _experiment: Any
 
     def __init__(self, *, run_dir: Path, settings: dict[str, Any], config: dict[str, Any], timeout: int) -> None:
@@ -136,21 +46,46 @@ class WandB(WandbLogger):
             raise UserError("logger=wandb needs the package wandb: pip install wandb, or logger=none") from error
         self.run_dir, self.settings, self.run_config, self.timeout = run_dir, settings, config, timeout
         self.mode, self.reason = choose_mode(os.environ)
+        self.run_id: str | None = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The wandb run, started at its first use."""
-        if self._experiment is None:
+        """The wandb run once it has begun; Lightning asks for it before the checkpoint is read."""
+        return self._experiment or DummyExperiment()
+
+    @rank_zero_only
+    def begin(self, *, step: int = 0, rows: Sequence[Row] = (), run_id: str | None = None) -> str | None:
+        """Goes on after `step` with the run of this id, and logs those of the rows that it lacks.
+
+        The row of the last step before a crash is often lost: W&B writes it when the next one begins. A run that had
+        another logger before lacks all.
+        """
+        self.begun = True
+        with self.enduring():
+            self.run_id = run_id or self._id_in_run_dir()
+            logged = max((cut_back(segment, step) for segment in self._segments()), default=0)
             service = os.environ.get("WANDB_SERVICE")
             self._experiment = self._start()
             if service is None:  # else the processes that this one starts would attach to its W&B
                 os.environ.pop("WANDB_SERVICE", None)
-        return self._experiment
+            if self.mode == "online":
+                logged = self._experiment.starting_step - 1
+            for row in later(rows, logged):
+                self._experiment.log(with_nan(row), step=row["step"])
+        return self.run_id
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self.experiment.log(dict(metrics), step=step)
+        if not self.begun:
+            self.begin()
+        with self.enduring():
+            self.experiment.log(dict(metrics), step=step)
+
+    def log_samples(self, rows: Sequence[Sequence[Any]]) -> None:
+        """A table is fixed once logged, so each has the (step, prompt, text) of all before it."""
+        with self.enduring():
+            self.log_table("samples", columns=COLUMNS, data=[list(row) for row in rows], step=rows[-1][0])
 
     def finalize(self, status: str) -> None:
         """Lightning calls this after each of its stages; the run goes on until `close`."""
@@ -164,12 +99,17 @@ class WandB(WandbLogger):
         if run is None:
             return
         url = run.url if self.mode == "online" else None
-        run.finish(exit_code=exit_code)
+        with self.enduring():
+            run.finish(exit_code=exit_code)
         if self.mode == "online":
             log.info("W&B: %s", url)
         elif self.mode == "offline":
-            segments = sorted((self.run_dir / "wandb").glob("offline-run-*"))
-            log.info("W&B: logged offline, send it with: wandb sync %s", shlex.join(str(path) for path in segments))
+            folders = [str(segment.parent) for segment in self._segments()]
+            log.info("W&B: logged offline, send it with: wandb sync %s", shlex.join(folders))
+
+    def _segments(self) -> list[Path]:
+        """The run's files that are not sent yet, oldest first; the names begin with the time."""
+        return sorted((self.run_dir / "wandb").glob(f"offline-run-*/run-{self.run_id}.wandb"))
 
     def _start(self) -> Any:
         import wandb as client
@@ -199,7 +139,7 @@ class WandB(WandbLogger):
             "x_save_requirements": False,
             "x_disable_stats": not torch.cuda.is_available(),
         }
-        run: Any = {**self.settings, "dir": self.run_dir, "id": self._id_in_run_dir(), "resume": "allow"}
+        run: Any = {**self.settings, "dir": self.run_dir, "id": self.run_id, "resume": "allow"}
         return client.init(**run, config=self.run_config, settings=client.Settings(**settings))
 
     def _id_in_run_dir(self) -> str:

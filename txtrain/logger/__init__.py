@@ -1,0 +1,94 @@
+"""Where a run reports to: the terminal and train.log, and the loggers of the `logger` group."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from txtrain.logger.endure import Row
+from txtrain.logger.events import TensorBoard
+from txtrain.logger.lines import LIBRARIES, LOG_ONLY, console, setup_logging
+from txtrain.logger.wandb_run import WandB, choose_mode
+
+__all__ = [
+    "LIBRARIES",
+    "LOG_ONLY",
+    "TensorBoard",
+    "WandB",
+    "begin_loggers",
+    "choose_mode",
+    "close_loggers",
+    "console",
+    "none",
+    "setup_logging",
+    "tensorboard",
+    "wandb",
+]
+
+
+def none(
+    *, run_dir: Path, name: str, config: Mapping[str, Any], group: str | None = None, job: str | None = None
+) -> list[Logger]:
+    """No logger: metrics.jsonl and train.log are written all the same."""
+    return []
+
+
+def tensorboard(
+    *, run_dir: Path, name: str, config: Mapping[str, Any], group: str | None = None, job: str | None = None
+) -> list[Logger]:
+    """TensorBoard files in `tensorboard/` of the run directory."""
+    return [TensorBoard(run_dir=run_dir, config=config)]
+
+
+def wandb(
+    *,
+    run_dir: Path,
+    name: str,
+    config: Mapping[str, Any],
+    group: str | None = None,
+    job: str | None = None,
+    project: str = "txtrain",
+    entity: str | None = None,
+    tags: list[str] | None = None,
+    timeout: int = 20,
+) -> list[Logger]:
+    """Weights & Biases.
+
+    Args:
+        run_dir, name, config: of the run.
+        group: the sweep that the run belongs to.
+        job: what sets it apart there.
+        project, entity: where the run goes in W&B.
+        tags: free words to find the run by.
+        timeout: seconds to wait for the server before logging into files.
+    """
+    name = job or f"{name} {run_dir.name}"
+    settings = {"project": project, "entity": entity, "tags": tags, "group": group, "name": name}
+    return [WandB(run_dir=run_dir, settings=settings, config=dict(config), timeout=timeout)]
+
+
+def begin_loggers(loggers: list[Logger], *, step: int, rows: Sequence[Row], wandb_id: str | None) -> str | None:
+    """Tells them after which step training goes on and which rows are before it, and returns the id of the W&B run.
+
+    Args:
+        loggers: of the run.
+        step: that was restored; 0 at the start of a run.
+        rows: of metrics.jsonl up to there.
+        wandb_id: that the checkpoint holds.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandB):
+            wandb_id = logger.begin(step=step, rows=rows, run_id=wandb_id)
+        elif isinstance(logger, TensorBoard):
+            logger.begin(step=step, rows=rows)
+    return wandb_id
+
+
+def close_loggers(loggers: list[Logger], *, failed: bool = False) -> None:
+    """Ends what the loggers have open, and says how to send what is still here."""
+    for logger in loggers:
+        if isinstance(logger, WandB):
+            logger.close(exit_code=int(failed))
+        else:
+            logger.finalize("failed" if failed else "success")
