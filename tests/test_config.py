@@ -233,11 +233,12 @@ def test_auto_is_the_run_with_the_newest_whole_checkpoint(tmp_path: Path, monkey
     assert refusal(find_run, "auto", "gpt").startswith("resume=auto finds no run with a whole checkpoint in runs/gpt")
     for number, (name, whole) in enumerate({"old": True, "new": True, "newer_but_broken": False}.items()):
         run = tmp_path / "runs" / "gpt" / name
-        run.mkdir(parents=True)
+        checkpoint = run / "checkpoints" / "step_00000001.ckpt"
+        checkpoint.mkdir(parents=True)
         (run / "config.yaml").touch()
+        os.utime(checkpoint, (number, number))
         if whole:
             (run / "whole").touch()
-            os.utime(run / "whole", (number, number))
     assert find_run("auto", "gpt") == Path("runs/gpt/new")
     assert find_run("runs/gpt/old", "gpt") == Path("runs/gpt/old")
     assert refusal(find_run, "runs/nowhere", "gpt").startswith("resume=runs/nowhere is no run directory")

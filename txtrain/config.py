@@ -185,7 +185,8 @@ def saved_config(run: Path) -> DictConfig:
 
 def find_run(resume: str, name: str) -> Path:
     """The run directory that `resume` means: that folder, or for auto the one with the newest whole checkpoint."""
-    from txtrain.saving import find_checkpoint  # imports torch, which a mistake in the config need not wait for
+    # Imports torch, which a mistake in the config need not wait for.
+    from txtrain.saving import find_checkpoint, list_checkpoints
 
     if resume != "auto":
         if not Path(resume, "config.yaml").is_file():
@@ -194,8 +195,11 @@ def find_run(resume: str, name: str) -> Path:
             )
         return Path(resume)
     parent = Path("runs", name)
-    found = {run: find_checkpoint(run) for run in parent.glob("*") if Path(run, "config.yaml").is_file()}
-    times = {run: checkpoint.stat().st_mtime for run, checkpoint in found.items() if checkpoint is not None}
-    if not times:
-        raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: name one by resume=PATH")
-    return max(times, key=times.__getitem__)
+    runs = [run for run in parent.glob("*") if Path(run, "config.yaml").is_file()]
+    newest = {
+        run: max((path.stat().st_mtime for path in list_checkpoints(run / "checkpoints")), default=0) for run in runs
+    }
+    for run in sorted(runs, key=newest.__getitem__, reverse=True):
+        if find_checkpoint(run) is not None:
+            return run
+    raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: name one by resume=PATH")

@@ -1,6 +1,6 @@
 """`init_from`: start from the trained weights of an earlier run, as the same model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from txtrain.config import saved_config
 from txtrain.errors import UserError
 from txtrain.model.lora import merge
-from txtrain.saving import BEST, check_checkpoint, find_checkpoint
+from txtrain.saving import BEST, WEIGHT, Reader, check_checkpoint, find_checkpoint
 
 # What makes the model that the weights belong to.
 MODEL_GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
@@ -48,13 +48,7 @@ def trained_weights(build_model: Callable[[], nn.Module], run: Path) -> dict[str
     """
     model = build_model()
     instantiate(saved_config(run).lora, _convert_="all").apply(model)
-    try:
-        model.load_state_dict(read_weights(run))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(
-            f"init_from={run} has weights of another model ({reason}): leave out overrides of the model"
-        ) from error
+    fill(model, read_weights(run), run)
     merge(model)
     return {name: value for name, value in model.state_dict().items() if not name.endswith(ADAPTER_NAMES)}
 
@@ -66,6 +60,21 @@ def with_weights(build_model: Callable[[], nn.Module], weights: dict[str, Tensor
     return model
 
 
+def fill(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
+    """Puts whole tensors into a model's parameters, tied ones once."""
+    parameters = dict(model.named_parameters())
+    wrong = {name for name in parameters.keys() & weights if parameters[name].shape != weights[name].shape}
+    if wrong := wrong | (parameters.keys() ^ weights.keys()):
+        name = min(wrong)
+        shapes = " instead of ".join(str(tuple(of[name].shape)) for of in (weights, parameters) if name in of)
+        raise UserError(
+            f"init_from={run} has weights of another model ({name}: {shapes}): leave out overrides of the model"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
 def read_weights(run: Path) -> dict[str, Tensor]:
     """The model's weights in the best checkpoint of a run, or in its newest, whatever strategy wrote it."""
     best = run / "checkpoints" / BEST
@@ -73,10 +82,5 @@ def read_weights(run: Path) -> dict[str, Tensor]:
     if path is None:
         raise UserError(f"init_from={run} has no checkpoint: name a run that has trained")
     check_checkpoint(path)
-    if path.is_dir():
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        weights = get_fp32_state_dict_from_zero_checkpoint(str(path.resolve()), tag="checkpoint")
-    else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    return {name.removeprefix("model."): value for name, value in weights.items()}
+    reader = Reader(path)
+    return {name.removeprefix(WEIGHT): reader[name] for name in reader.names(WEIGHT)}

@@ -81,7 +81,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     if rank == 0 and not config.resume:
         config.run_dir = str(run.path)
         run.create(OmegaConf.to_container(config, resolve=True), overrides, data.tokenizer)
-    run.share_with_children()
+    run.share()
     setup_logging(run.path, rank)
     task = new_task(config, parts, build_model)
     trainer.loggers = new_loggers(config, parts, run.path)
@@ -103,7 +103,7 @@ def telling_mistakes() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def new_strategy(config: DictConfig, parts: Mapping[str, Any]) -> Strategy | str:
+def new_strategy(config: DictConfig, parts: Mapping[str, Any]) -> Strategy:
     """The strategy for the devices that are asked for, if they are there and the optimizer can work so."""
     devices = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes")}
     strategy = choose_strategy(parts["strategy"], **devices)

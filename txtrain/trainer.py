@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from txtrain.callbacks import Summary, new_callbacks
 from txtrain.errors import UserError
+from txtrain.launch import find_launch
 
 # Arguments of the Trainer that follow from other keys, and which.
 OWNED = {
@@ -51,13 +52,14 @@ def check_numbers(config: DictConfig) -> None:
 
 
 def new_trainer(
-    config: DictConfig, parts: Mapping[str, Any], strategy: Strategy | str, run_dir: Path
+    config: DictConfig, parts: Mapping[str, Any], strategy: Strategy, run_dir: Path
 ) -> tuple[Trainer, Summary]:
     """The Trainer, and the callback that tells and keeps the outcome."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"])
     trainer = parts["trainer"](
         strategy=strategy,
+        plugins=find_launch().environment(),
         callbacks=callbacks,
         logger=False,  # set once there is a run directory
         default_root_dir=run_dir,

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from lightning import Callback, Trainer
+from lightning import Callback
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from tests.callbacks.tiny import Run
-from txtrain.saving import checkpoint_step, list_checkpoints
+from txtrain.saving import checkpoint_step, list_checkpoints, read_state
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -36,8 +37,7 @@ def test_every_so_many_steps_and_at_the_last(tmp_path: Path) -> None:
 def test_the_best_by_validation_loss_outlives_newer_ones(tmp_path: Path) -> None:
     Run(tmp_path, every=100, keep=1, validate=2, extra=[Losses(3.0, 2.0, 2.5, math.nan, 2.1)]).fit()
     assert steps(tmp_path) == [10, 4]
-    best = torch.load(tmp_path / "checkpoints/best", weights_only=True)
-    assert best["global_step"] == 4
+    assert read_state(tmp_path / "checkpoints/best")["global_step"] == 4
 
 
 def test_every_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,14 +51,13 @@ def test_every_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_training_goes_on_when_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(trainer: Any, path: Path, **_: Any) -> None:
-        if "00000004" in path.name:
+    def full(tensors: Any, path: Path) -> None:
+        if "00000004" in str(path):
             path.write_text("half of it")
-            raise OSError(28, "No space left on device")
-        save(trainer, path, **_)
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
 
-    save = Trainer.save_checkpoint
-    monkeypatch.setattr(Trainer, "save_checkpoint", full)
+    monkeypatch.setattr("txtrain.saving.parts.save_file", full)
     run = Run(tmp_path, every=2, keep=9).fit()
     assert run.trainer.global_step == 10
     assert steps(tmp_path) == [10, 8, 6, 2]

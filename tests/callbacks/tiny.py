@@ -12,6 +12,7 @@ from txtrain.callbacks import new_callbacks
 from txtrain.data.loader import EvaluationLoader, StepLoader
 from txtrain.model import Decoder
 from txtrain.saving import Save
+from txtrain.strategy import OneDevice
 
 VOCABULARY, LENGTH = 11, 8
 
@@ -146,6 +147,7 @@ class Run:
             run_dir=run_dir, config=CONFIG, save=Save(every=every, keep=keep), samples=samples or {"length": 4}
         )
         self.trainer = Trainer(
+            strategy=OneDevice(device=torch.device("cpu")),
             accelerator="cpu",
             max_steps=max_steps,
             accumulate_grad_batches=accumulation,
@@ -171,4 +173,4 @@ class Run:
 
     def optimizer(self) -> list[Tensor]:
         states = self.trainer.optimizers[0].state_dict()["state"].values()
-        return [value for state in states for value in state.values()]
+        return [state[key] for state in states for key in sorted(state)]

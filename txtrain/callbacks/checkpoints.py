@@ -4,18 +4,42 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.steps import is_last_step, is_log_step, new_step
-from txtrain.saving import BEST, LAST, PARTIAL, Save, checkpoint_name, point, prune, publish, remove
+from txtrain.saving import (
+    BEST,
+    LAST,
+    PARTIAL,
+    Part,
+    Save,
+    check_complete,
+    checkpoint_name,
+    checkpoint_step,
+    point,
+    prune,
+    publish,
+    remove,
+    write_manifest,
+)
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writing:
+    """A checkpoint that is being written: what it will be called, and whether it is the best."""
+
+    path: Path
+    best: bool
 
 
 class Checkpoints(Checkpoint):
@@ -31,7 +55,8 @@ class Checkpoints(Checkpoint):
         self.folder, self.save, self.clock = run_dir / "checkpoints", save, clock
         self.best = math.inf
         self._step = 0
-        self._due = self._stop = False
+        self._due = self._asked = self._stop = False
+        self._unfinished: _Writing | None = None
         self._saved_at = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -51,8 +76,9 @@ class Checkpoints(Checkpoint):
         if not new_step(trainer, self._step):
             return
         self._step = trainer.global_step
-        self._due = self._due or self._is_due(trainer)
-        if self._due and not _validation_follows(trainer):
+        self._due = self._due or self._asked or self._is_due(trainer)
+        self._look_after_writing(trainer)
+        if self._due and not validation_follows(trainer):
             self._write(trainer)
 
     def on_validation_end(self, trainer: Trainer, task: Any) -> None:
@@ -83,49 +109,81 @@ class Checkpoints(Checkpoint):
         due = time.monotonic() - self._saved_at >= self.save.seconds
         return trainer.strategy.reduce_boolean_decision(due, all=False)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finish_writing(trainer)
+
+    def ask(self) -> None:
+        """Has a checkpoint written to its end after this optimizer step; all ranks must ask in the same one."""
+        self._asked = True
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Writes a checkpoint to its end; on all ranks, after a whole optimizer step or within a validation."""
+        self.ask()
+        self._write(trainer)
+
+    def _look_after_writing(self, trainer: Trainer) -> None:
+        """Gives what was written in the background its name soon; only where the ranks wait for each other anyway."""
+        if self._unfinished and (trainer.world_size == 1 or is_log_step(trainer)):
+            strategy: Any = trainer.strategy
+            if strategy.reduce_boolean_decision(strategy.writing.done()):
+                self.finish_writing(trainer)
+
     def _write(self, trainer: Trainer, *, best: bool = False) -> bool:
-        """Whether a checkpoint was written. A full disk or a lost folder does not end the training."""
+        """Whether a checkpoint was written, or is being so. A full disk or a lost folder does not end the training."""
+        self.finish_writing(trainer)
         path = self.folder / checkpoint_name(trainer.global_step)
-        partial = path.with_name(path.name + PARTIAL)
-        steps = (
-            lambda: self.folder.mkdir(parents=True, exist_ok=True) if trainer.is_global_zero else None,
-            lambda: self._save(trainer, partial),
-            lambda: self._publish(partial, path, best=best) if trainer.is_global_zero else None,
-        )
         with self.clock.stopped():
-            # After each, the ranks agree whether to go on, so that none waits for another in vain.
-            written = all(self._succeeds(trainer, step) for step in steps)
-            if not written and trainer.is_global_zero:
-                remove(partial)
-        self._due, self._saved_at = False, time.monotonic()
+            trainer.save_checkpoint(path.with_name(path.name + PARTIAL), weights_only=False)
+            self._unfinished = _Writing(path=path, best=best)
+            written = (self.save.background and not self._asked) or self.finish_writing(trainer)
+        self._due = self._asked = False
+        self._saved_at = time.monotonic()
         return written
 
-    def _succeeds(self, trainer: Trainer, step: Callable[[], None]) -> bool:
-        """Whether a step succeeds on all ranks."""
-        error = None
+    def finish_writing(self, trainer: Trainer) -> bool:
+        """Waits for what is being written, and gives it its name once all ranks are done; whether that went well."""
+        if self._unfinished is None:
+            return True
+        writing, self._unfinished = self._unfinished, None
+        strategy: Any = trainer.strategy
+        parts = self._agree(trainer, writing, strategy.writing.result)
+        published = parts is not None and None is not self._agree(
+            trainer, writing, lambda: self._publish(trainer, writing, parts)
+        )
+        if not published and trainer.is_global_zero:
+            remove(writing.path.with_name(writing.path.name + PARTIAL))
+        return published
+
+    def _agree(self, trainer: Trainer, writing: "_Writing", step: Callable[[], list[Part]]) -> list[Part] | None:
+        """What a step gave on all ranks, None if it failed on any, so that none waits for another in vain."""
+        outcome: list[Part] | None = None
         try:
-            step()
-        except OSError as caught:
-            error = caught
-            log.error("No checkpoint at step %d: %s. Training goes on.", trainer.global_step, error)
-        return trainer.strategy.reduce_boolean_decision(error is None)
+            outcome = step()
+        except OSError as error:
+            log.error("No checkpoint at step %d: %s. Training goes on.", checkpoint_step(writing.path), error)
+        outcomes = [outcome]
+        if trainer.world_size > 1:
+            outcomes = [None] * trainer.world_size
+            dist.all_gather_object(outcomes, outcome)
+        return None if None in outcomes else [part for parts in outcomes for part in parts or []]
 
-    def _save(self, trainer: Trainer, partial: Path) -> None:
-        try:
-            trainer.save_checkpoint(partial, weights_only=False)
-        except OSError:
-            trainer.strategy.barrier()  # where the other ranks wait
-            raise
+    def _publish(self, trainer: Trainer, writing: "_Writing", parts: list[Part]) -> list[Part]:
+        if trainer.is_global_zero:
+            path, strategy = writing.path, trainer.strategy
+            partial = path.with_name(path.name + PARTIAL)
+            check_complete(partial, strategy.saved_shapes())
+            write_manifest(
+                partial, step=checkpoint_step(path), ranks=trainer.world_size, strategy=strategy.option, parts=parts
+            )
+            publish(partial, path)
+            point(self.folder / LAST, path)
+            if writing.best:
+                point(self.folder / BEST, path)
+            prune(self.folder, keep=self.save.keep, newest=checkpoint_step(path))
+        return []
 
-    def _publish(self, partial: Path, path: Path, *, best: bool) -> None:
-        publish(partial, path)
-        point(self.folder / LAST, path)
-        if best:
-            point(self.folder / BEST, path)
-        prune(self.folder, keep=self.save.keep, newest=self._step)
 
-
-def _validation_follows(trainer: Trainer) -> bool:
+def validation_follows(trainer: Trainer) -> bool:
     """Whether Lightning validates right after this batch; a checkpoint then waits, to hold its outcome too."""
     loop = trainer.fit_loop
     assert loop._data_fetcher is not None

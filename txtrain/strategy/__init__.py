@@ -4,6 +4,8 @@ from txtrain.strategy.choose import auto, check_optimizer, choose_strategy, coun
 from txtrain.strategy.ddp import DDP
 from txtrain.strategy.fsdp import FSDP, shard
 from txtrain.strategy.gradients import clip_gradients
+from txtrain.strategy.one import OneDevice
+from txtrain.strategy.portable import Portable
 from txtrain.strategy.processes import ending_processes
 from txtrain.strategy.zero import DeepSpeed
 
@@ -11,6 +13,8 @@ __all__ = [
     "DDP",
     "FSDP",
     "DeepSpeed",
+    "OneDevice",
+    "Portable",
     "auto",
     "check_optimizer",
     "choose_strategy",

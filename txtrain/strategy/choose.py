@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import Strategy
 
 from txtrain.errors import UserError
 from txtrain.strategy.ddp import DDP
+from txtrain.strategy.one import OneDevice
 
 # More processes than this on a core only wait for each other, so a larger number is taken for a mistake.
 PROCESSES_PER_CORE = 2
@@ -26,7 +27,7 @@ def choose_strategy(
     accelerator: str = "auto",
     devices: int | str | Sequence[int] = "auto",
     num_nodes: int = 1,
-) -> Strategy | str:
+) -> Strategy:
     """The strategy for these devices.
 
     Args:
@@ -41,12 +42,12 @@ def choose_strategy(
     if kind == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, which else prefers a GPU
     strategy = new_strategy()
-    if strategy == "auto" and count * num_nodes > 1:
-        return DDP()
-    return strategy
+    if strategy != "auto":
+        return strategy
+    return DDP() if count * num_nodes > 1 else OneDevice(device=torch.device(kind, first_device(devices)))
 
 
-def check_optimizer(new_optimizer: Callable[..., Any], strategy: Strategy | str) -> None:
+def check_optimizer(new_optimizer: Callable[..., Any], strategy: Strategy) -> None:
     """Refuses an optimizer of whole matrices where the strategy gives it shards that are none."""
     target = new_optimizer.func if isinstance(new_optimizer, partial) else new_optimizer
     if getattr(target, "needs_whole_matrices", False) and getattr(strategy, "flattens_parameters", False):
@@ -90,6 +91,13 @@ def count_devices(kind: str, devices: int | str | Sequence[int]) -> int:
             f"type trainer.devices={most} or fewer"
         )
     return count
+
+
+def first_device(devices: int | str | Sequence[int]) -> int:
+    """Number of the first device that `trainer.devices` names, 0 if it says only how many."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [int(part) for part in devices.split(",")]
+    return 0 if isinstance(devices, int | str) else devices[0]
 
 
 def _cores() -> int:

@@ -2,8 +2,10 @@
 
 from lightning.pytorch.strategies import DDPStrategy
 
+from txtrain.strategy.portable import Portable
 
-class DDP(DDPStrategy):
+
+class DDP(Portable, DDPStrategy):
     """Every device has all weights, gradients and optimizer state; gradients are averaged while backward goes on
     (https://arxiv.org/abs/2006.15704).
 
@@ -13,6 +15,8 @@ class DDP(DDPStrategy):
         static_graph: whether all steps use the same parameters in the same order.
         find_unused_parameters: whether to look for parameters without a gradient in each step; no model here has any.
     """
+
+    option = "ddp"
 
     def __init__(
         self,

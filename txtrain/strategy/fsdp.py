@@ -6,9 +6,10 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from txtrain.model.block import Block
+from txtrain.strategy.portable import Portable
 
 
-class FSDP(ModelParallelStrategy):
+class FSDP(Portable, ModelParallelStrategy):
     """Weights, gradients and optimizer state lie in shards; a block's weights are gathered when it runs
     (https://arxiv.org/abs/2304.11277, torch's FSDP2).
 
@@ -19,8 +20,10 @@ class FSDP(ModelParallelStrategy):
         reshard_after_forward: whether a block's gathered weights are dropped until backward, which gathers them again.
     """
 
+    option = "fsdp"
+
     def __init__(self, *, reshard_after_forward: bool = True) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)  # one file, as under ddp
+        super().__init__(tensor_parallel_size=1)
         self.reshard_after_forward = reshard_after_forward
 
     def setup_environment(self) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +21,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from txtrain.errors import UserError
+from txtrain.strategy import shards
+from txtrain.strategy.portable import Portable
 
 log = logging.getLogger(__name__)
 
 
-class DeepSpeed(DeepSpeedStrategy):
+class DeepSpeed(Portable, DeepSpeedStrategy):
     """ZeRO (https://arxiv.org/abs/1910.02054). Stage 1 shards the optimizer state, 2 gradients too, 3 weights too.
 
     Args:
@@ -98,6 +100,25 @@ class DeepSpeed(DeepSpeedStrategy):
                 lr_scheduler = LambdaLR(optimizer, lr_scheduler.lr_lambdas) if lr_scheduler else None
         with _quiet():
             return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+
+    # Checkpoints
+
+    @property
+    def option(self) -> str:
+        section = self.config["zero_optimization"]
+        return f"deepspeed_zero{section['stage']}" + ("_offload" if section.get("offload_optimizer") else "")
+
+    def _whole_weight(self, parameter: nn.Parameter) -> Tensor:
+        return shards.whole_weight(parameter)
+
+    def _whole_moments(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+        return shards.whole_moments(self.optimizers[0], parameter)
+
+    def _set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
+        shards.set_weight(parameter, value)
+
+    def _set_moments(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
+        shards.set_moments(self.optimizers[0], moments)
 
     # Gradients
 

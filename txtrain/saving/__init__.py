@@ -1,0 +1,63 @@
+"""Checkpoints on disk: when to write one, how it appears whole or not at all, and how it is found again.
+
+`checkpoints/` holds folders such as `step_00000120.ckpt` and two links to them: `last` and `best`.
+"""
+
+from txtrain.saving.folder import (
+    BASE,
+    BEST,
+    LAST,
+    PARTIAL,
+    checkpoint_name,
+    checkpoint_step,
+    find_checkpoint,
+    list_checkpoints,
+    point,
+    prune,
+    publish,
+    remove,
+    resume_point,
+)
+from txtrain.saving.manifest import check_checkpoint, damage, read_manifest, write_manifest
+from txtrain.saving.parts import (
+    MOMENT,
+    WEIGHT,
+    Part,
+    Reader,
+    check_complete,
+    pack_state,
+    read_state,
+    share_out,
+    write_part,
+)
+from txtrain.saving.save import Save
+
+__all__ = [
+    "BASE",
+    "BEST",
+    "LAST",
+    "MOMENT",
+    "PARTIAL",
+    "Part",
+    "Reader",
+    "Save",
+    "WEIGHT",
+    "check_checkpoint",
+    "check_complete",
+    "checkpoint_name",
+    "checkpoint_step",
+    "damage",
+    "find_checkpoint",
+    "list_checkpoints",
+    "pack_state",
+    "point",
+    "prune",
+    "publish",
+    "read_manifest",
+    "read_state",
+    "remove",
+    "resume_point",
+    "share_out",
+    "write_manifest",
+    "write_part",
+]

@@ -1,0 +1,126 @@
+"""The files of a checkpoint: tensors, whole and by name, in a file for each process, and all else in one more."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+STATE = "state.pt"
+TENSORS = "tensors_*.safetensors"
+WEIGHT, MOMENT = "model/", "optimizer/"  # before a weight's name, and before that of a moment of it
+CHUNK = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What the manifest says of a file: its name, its size in bytes and its SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Part":
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        return cls(name=path.name, bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def share_out(tensors: Iterable[tuple[str, Tensor]], *, rank: int, ranks: int) -> dict[str, Tensor]:
+    """Copies on the CPU of those tensors that this process is to write; all processes must go through all of them.
+
+    Each goes to the process that has least so far, so files are of about one size, and so is the memory for the copies.
+    """
+    loads, mine = [0] * ranks, dict[str, Tensor]()
+    for name, tensor in tensors:
+        owner = loads.index(min(loads))
+        loads[owner] += tensor.nbytes
+        if owner == rank:
+            mine[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    return mine
+
+
+def pack_state(state: Mapping[str, Any]) -> bytes:
+    """All that is no tensor of the model or the optimizer, as it is now."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `pack_state` packed; plain containers and tensors, no code."""
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+
+def write_part(folder: Path, *, rank: int, tensors: dict[str, Tensor], state: bytes | None) -> list[Part]:
+    """Writes a process's files and brings them to the disk.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TENSORS.replace("*", f"{rank:05d}")
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    paths = [path]
+    if state is not None:
+        paths.append(folder / STATE)
+        paths[-1].write_bytes(state)
+    for written in paths:
+        sync(written)
+    return [Part.of(written) for written in paths]
+
+
+class Reader:
+    """The tensors of a checkpoint, read one at a time.
+
+    Args:
+        folders: the checkpoint; after it, where to look for what it lacks.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        files = [safe_open(path, framework="pt") for folder in folders for path in sorted(folder.glob(TENSORS))]
+        self._files = {name: file for file in reversed(files) for name in file.keys()}  # noqa: SIM118
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        return (name for name in self._files if name.startswith(prefix))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._files[name].get_tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+
+def check_complete(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises an OSError unless the folder has each of these tensors whole: a shard or an empty one is a lost weight."""
+    reader = Reader(folder)
+    for name, shape in shapes.items():
+        if name not in reader:
+            raise OSError(f"{name} was not written")
+        if reader.shape(name) != shape:
+            raise OSError(f"{name} was written as {reader.shape(name)} instead of {shape}")
+
+
+def sync(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

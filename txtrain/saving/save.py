@@ -1,0 +1,34 @@
+"""When checkpoints are written, and how many are kept: the `save` group."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Save:
+    """When to write checkpoints, and how many to keep.
+
+    Args:
+        every: optimizer steps from one to the next, or minutes such as `30min`.
+        keep: newest checkpoints to keep; the best one is kept besides.
+        background: whether training goes on while a checkpoint, once copied to the CPU's memory, is written.
+    """
+
+    every: int | str = 100
+    keep: int = 2
+    background: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.steps or self.seconds):
+            raise ValueError(f"save.every is {self.every}: give steps (save.every=100) or minutes (save.every=30min)")
+        if self.keep < 1:
+            raise ValueError(f"save.keep is {self.keep}: give at least 1, such as save.keep=2")
+
+    @property
+    def steps(self) -> int | None:
+        return self.every if isinstance(self.every, int) and self.every > 0 else None
+
+    @property
+    def seconds(self) -> float | None:
+        found = re.fullmatch(r"([0-9.]+)min", str(self.every))
+        return float(found[1]) * 60 if found else None

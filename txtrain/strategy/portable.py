@@ -1,0 +1,173 @@
+"""Checkpoints that any number of devices under any strategy can go on from: every strategy here writes the same files.
+
+Each weight and each of its optimizer's moments is gathered whole, under its name, by one process, which writes it. To
+read, each process takes of each tensor what it holds. A copy is exact, so nothing is lost on the way.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from txtrain.errors import UserError
+from txtrain.saving import MOMENT, WEIGHT, Part, Reader, pack_state, read_manifest, read_state, share_out, write_part
+
+log = logging.getLogger(__name__)
+
+
+class Portable(Strategy):
+    """Mixed into a strategy: what it saves and restores. Writing goes on in a thread when `save_checkpoint` returns.
+
+    Attributes:
+        writing: this process's files of the latest checkpoint; its result may be an OSError.
+    """
+
+    restore_checkpoint_after_setup = True  # into the weights and the optimizer that are really used
+    lightning_restore_optimizer = True
+    writing: "Future[list[Part]] | None" = None
+
+    @property
+    @abstractmethod
+    def option(self) -> str:
+        """The strategy's name on the command line."""
+
+    # Lightning asks for these; all tensors are in files of their own instead.
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return {"lr": [group["lr"] for group in optimizer.param_groups]}
+
+    # Out
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Copies all that belongs to the checkpoint to the CPU's memory and begins to write it, on all ranks."""
+        tensors = share_out(self._whole_tensors(), rank=self._rank, ranks=self._ranks)
+        state = pack_state(checkpoint) if self._rank == 0 else None
+        writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.writing = writer.submit(write_part, Path(filepath), rank=self._rank, tensors=tensors, state=state)
+        writer.shutdown(wait=False)
+
+    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight that a checkpoint must have."""
+        return {WEIGHT + name: _whole_shape(parameter) for name, parameter in self._saved_parameters()}
+
+    def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything, in the same order on all ranks."""
+        for name, parameter in self._saved_parameters():
+            yield WEIGHT + name, self._whole_weight(parameter)
+        for name, parameter in self._saved_parameters():
+            if parameter.requires_grad:
+                for key, value in self._whole_moments(parameter):
+                    yield f"{MOMENT}{name}/{key}", value
+
+    def _saved_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        task: Any = self.lightning_module
+        frozen_elsewhere = getattr(task, "base", None) is not None
+        return [
+            (name, parameter)
+            for name, parameter in task.model.named_parameters()
+            if parameter.requires_grad or not frozen_elsewhere
+        ]
+
+    # In
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """What Lightning restores; the first process's choice of the checkpoint counts."""
+        path = Path(self.broadcast(str(checkpoint_path)))
+        self._reader = Reader(path)
+        self._tell_change(read_manifest(path))
+        return read_state(path)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        parameters = dict(self._saved_parameters())
+        saved = {name.removeprefix(WEIGHT) for name in self._reader.names(WEIGHT)}
+        if saved != parameters.keys():
+            name = min(saved ^ parameters.keys())
+            raise UserError(f"the checkpoint is of another model ({name} is in one of them only): start a new run")
+        for name, parameter in parameters.items():
+            self._set_weight(parameter, self._reader[WEIGHT + name])
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        moments: dict[str, dict[str, Tensor]] = {}
+        for name in self._reader.names(MOMENT):
+            parameter, _, key = name.removeprefix(MOMENT).rpartition("/")
+            moments.setdefault(parameter, {})[key] = self._reader[name]
+        self._set_moments(
+            {
+                parameter: moments.get(name, {})
+                for name, parameter in self._saved_parameters()
+                if parameter.requires_grad
+            }
+        )
+        for group, rate in zip(self.optimizers[0].param_groups, checkpoint["optimizer_states"][0]["lr"], strict=True):
+            group["lr"] = rate
+        del self._reader
+
+    def _tell_change(self, manifest: Mapping[str, Any]) -> None:
+        before, now = (manifest["ranks"], manifest["strategy"]), (self._ranks, self.option)
+        if before != now and self._rank == 0:
+            other_masks = "; dropout draws other masks than it would have" if before[0] != now[0] else ""
+            log.info(
+                "Checkpoint of strategy=%s on %d devices: shared out anew for strategy=%s on %d%s.",
+                *before[::-1],
+                *now[::-1],
+                other_masks,
+            )
+
+    # How a process holds a tensor: whole, or as torch's shards. DeepSpeed holds it otherwise.
+
+    def _whole_weight(self, parameter: nn.Parameter) -> Tensor:
+        return _whole(parameter)
+
+    def _whole_moments(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+        for key, value in sorted(self.optimizers[0].state.get(parameter, {}).items()):
+            if value is not None:
+                yield key, _whole(torch.as_tensor(value))
+
+    def _set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
+        with torch.no_grad():
+            parameter.copy_(_held_like(parameter, value))
+
+    def _set_moments(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
+        optimizer = self.optimizers[0]
+        order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        state = {
+            number: {key: _held_like(parameter, value) for key, value in moments[parameter].items()}
+            for number, parameter in enumerate(order)
+        }
+        state = {number: held for number, held in state.items() if held}
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    @property
+    def _rank(self) -> int:
+        return getattr(self, "global_rank", 0)
+
+    @property
+    def _ranks(self) -> int:
+        return getattr(self, "world_size", 1)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a tensor on every rank; each must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _held_like(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """Of a whole tensor, what this rank holds of a parameter of its shape; a count of steps is held by all."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    value = value.to(parameter.device)
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
