@@ -21,6 +21,7 @@ from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import BEST, LAST, PARTIAL
 from txtrain.signals import Interrupted
+from txtrain.strategy import is_lost
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ class Summary(Callback):
             reason = str(exception) if isinstance(exception, Interrupted) else "interrupted"
             self.finish(trainer, pl_module, state="interrupted", stopped=reason)
         else:
-            reason = f"{type(exception).__name__}: {exception}".splitlines()[0]
-            self.finish(trainer, pl_module, state="failed", stopped=reason)
+            reason = "another process ended" if is_lost(exception) else f"{type(exception).__name__}: {exception}"
+            self.finish(trainer, pl_module, state="failed", stopped=reason.splitlines()[0])
 
     def state_dict(self) -> dict[str, Any]:
         return {"wall_seconds": self._wall_seconds()}

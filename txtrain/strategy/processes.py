@@ -1,15 +1,23 @@
 """The end of a run's processes, as it should be whether the run ended well or not."""
 
+import logging
 import os
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
 from lightning import Trainer
 
+from txtrain.errors import UserError
+
 # What a process may take to end by itself, in seconds. One that waits for another in a collective does not.
 PATIENCE = 10.0
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -17,40 +25,99 @@ def ending_processes(trainer: Trainer) -> Iterator[None]:
     """Around all that a trainer does: leaves no process, process group or environment variable of it behind.
 
     If this process fails, those that Lightning started for the other devices are ended. If one of them does, this one
-    fails too when it next communicates, but waits until the other has told its error. Those that torchrun or SLURM
-    started are ended by them.
+    ends too, after that one has told its error. Those that torchrun or SLURM started are ended by them.
     """
     environment = dict(os.environ)
+    watch = _Watch(trainer)
+    watch.start()
     try:
         yield
         if dist.is_initialized():
             dist.barrier()  # the first process is where the others meet, so none leaves before all are done
-    except BaseException:
+    except BaseException as error:
+        told = watch.first_to_fail() if is_lost(error) else None
+        watch.stop()
         _leave(environment)
-        for child in _children(trainer):
-            _end(child)
+        asked = isinstance(error, KeyboardInterrupt | SystemExit) and not getattr(error, "agreed", False)
+        for child in watch.children:
+            _end(child, patience=0 if asked else PATIENCE)
+        if told:
+            raise UserError(told) from error
         raise
+    watch.stop()
     _leave(environment)
-    for rank, child in enumerate(_children(trainer), start=1):
+    for rank, child in enumerate(watch.children, start=1):
         if code := child.wait():
-            raise RuntimeError(f"The process of device {rank} ended with code {code}")
+            raise UserError(_obituary(rank, code))
 
 
-def _children(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
-    """The processes that Lightning started; it no longer watches them, which is by killing this one if one fails."""
-    processes = getattr(trainer.strategy.launcher, "procs", [])
-    children = processes[:]
-    processes.clear()
-    return children
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached: it has one of its own, or was killed."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    for signal in (child.terminate, child.kill):
+class _Watch(threading.Thread):
+    """Looks after the processes that Lightning started, in its stead, which kills this one as soon as one fails.
+
+    Ends this process if another has ended and it does not notice, as where it waits for a GPU that waits for another.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(daemon=True)
+        self.trainer, self.children = trainer, list[subprocess.Popen[bytes]]()
+        self._done = threading.Event()
+        self._parent = os.getppid() if os.environ.get("LOCAL_RANK", "0") != "0" else None
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        while not self._done.wait(1.0):
+            self._take_over()
+            orphan = self._parent not in (None, os.getppid())
+            if (orphan or self._dead()) and not self._done.wait(2 * PATIENCE):
+                log.error("%s", self._dead() or "The process of the first device has ended")
+                for child in self.children:
+                    child.kill()
+                os._exit(1)
+
+    def stop(self) -> None:
+        self._take_over()
+        self._done.set()
+
+    def first_to_fail(self) -> str:
+        """Which process ended and how, for one that has lost another; waits until that one has told its error."""
+        self._take_over()
+        deadline = time.monotonic() + PATIENCE / 2
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            if self.children and (told := self._dead()):
+                return told
+        return "another process of this run has ended: if nothing above says why, it was killed (out of memory?)"
+
+    def _take_over(self) -> None:
+        with self._lock:
+            processes = getattr(self.trainer.strategy.launcher, "procs", [])
+            self.children += processes
+            processes.clear()
+
+    def _dead(self) -> str | None:
+        codes = {rank: child.poll() for rank, child in enumerate(self.children, start=1)}
+        return next((_obituary(rank, code) for rank, code in codes.items() if code), None)
+
+
+def _obituary(rank: int, code: int) -> str:
+    if code > 0:
+        return f"the process of device {rank} has failed with exit code {code}: see its error above"
+    why = " (a machine out of memory does that)" if code == -signal.SIGKILL else ""
+    return f"the process of device {rank} was ended by {signal.Signals(-code).name}{why}"
+
+
+def _end(child: subprocess.Popen[bytes], *, patience: float) -> None:
+    for end in (child.terminate, child.kill):
         try:
-            child.wait(PATIENCE)
+            child.wait(patience)
             return
         except subprocess.TimeoutExpired:
-            signal()
+            end()
     child.wait()
 
 
