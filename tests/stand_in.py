@@ -46,15 +46,24 @@ class Model:
     __module__ = "txtrain.train"
     def __init__(self, *, dropout: float = 0.0) -> None: ...
 
+class Trainer:
+    __module__ = "txtrain.train"
+    def __init__(self, *, accelerator: str = "cpu", devices: int | str = 1, num_nodes: int = 1) -> None: ...
+
 sys.modules["txtrain.train"] = module = types.ModuleType("txtrain.train")
-module.train, module.Model = train, Model
+module.train, module.Model, module.Trainer = train, Model, Trainer
 from txtrain.cli import main
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 TREE = {
     "train.yaml": """\
-        defaults: [{model: nano}, _self_, {override hydra/launcher: process}, {override hydra/job_logging: none}]
+        defaults:
+          - model: nano
+          - trainer: default
+          - _self_
+          - override hydra/launcher: process
+          - override hydra/job_logging: none
         name: gpt
         seed: 0
         run_dir: null
@@ -66,6 +75,7 @@ TREE = {
           sweep: {dir: "runs/${name}/sweeps/1", subdir: "${hydra:job.num}"}
         """,
     "model/nano.yaml": "{_target_: txtrain.train.Model, dropout: 0.0}",
+    "trainer/default.yaml": "{_target_: txtrain.train.Trainer, accelerator: cpu, devices: 1, num_nodes: 1}",
     "model/wide.yaml": "{_target_: txtrain.train.Model, dropout: 0.5}",
 }
 

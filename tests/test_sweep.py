@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hydra_plugins.txtrain_launcher.process import command
+from hydra_plugins.txtrain_launcher.launcher import command
 from tests.stand_in import ROOT, make_clone, run, seen
 from txtrain.compare.sweep import Job, Sweep
 
@@ -99,7 +99,7 @@ def test_stopping_a_sweep_ends_all_its_processes(number: signal.Signals, clone: 
     line = next(line for line in log.read_text().splitlines() if line.startswith("processes"))
     sweep.send_signal(number)
     _, errors = sweep.communicate(timeout=60)
-    assert (sweep.returncode, errors) == (130, "")
+    assert (sweep.returncode, errors) == (128 + number, "")
     for process in map(int, line.split()[1:]):  # the job and its rank, which ignores Ctrl-C
         assert not alive(process)
     assert not (tmp_path / SWEEP / "1.log").exists()

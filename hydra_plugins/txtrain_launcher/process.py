@@ -1,155 +1,145 @@
-"""`hydra/launcher=process`: each job of a sweep in a process of its own, started as a user would start it.
+"""`hydra/launcher=process`: each job of a sweep in a process of its own on this machine, with devices of its own."""
 
-Hydra's own launcher runs all jobs in one process, where Lightning's other ranks and what a job leaves behind (process
-groups, environment variables, compiled graphs) break the jobs after it.
-"""
-
+import ctypes
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from txtrain.compare.sweep import Job, Sweep
-from txtrain.compose import split
-from txtrain.config import check, to_plain
-from txtrain.errors import UserError
+from hydra_plugins.txtrain_launcher.launcher import SweepLauncher
+from hydra_plugins.txtrain_launcher.leases import Leases, Request
+from txtrain.compare.sweep import Job
 
-# What tells a process that it is a rank of somebody else's run.
-RANK_VARIABLES = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT") + (
-    "PL_GLOBAL_SEED",
-    "TXTRAIN_RUN_DIR",
-)
+# What jobs may take to save a checkpoint when the sweep is stopped, in seconds.
+PATIENCE = 60.0
+
+PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
 
 @dataclass
 class ProcessLauncherConf:
     _target_: str = "hydra_plugins.txtrain_launcher.process.ProcessLauncher"
-    parallel_jobs: int = 1
+    parallel_jobs: int | None = None
+    retry_failed: bool = False
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="process", node=ProcessLauncherConf, provider="txtrain")
 
 
-class ProcessLauncher(Launcher):
-    """Runs jobs as processes and tells the sweeper the validation loss in each one's summary.json.
+class ProcessLauncher(SweepLauncher):
+    """Runs jobs as processes, as many at once as there are devices for.
 
-    A job that fails gives an infinite loss: an exception would end the sweep in Hydra's sweeper as in Optuna's.
+    A job's log is locked by its processes, so that another run of the sweep knows whether any of them still lives.
 
     Args:
-        parallel_jobs: how many run at once; each of them sees all devices.
+        parallel_jobs: how many run at once at most; None: as many as there are GPUs for, and one on CPUs.
+        retry_failed: whether jobs that failed when the sweep was run before are tried again.
     """
 
-    def __init__(self, parallel_jobs: int = 1) -> None:
+    def __init__(self, parallel_jobs: int | None = None, retry_failed: bool = False) -> None:
+        super().__init__(retry_failed=retry_failed)
         self.parallel_jobs = parallel_jobs
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
-        self.sweep = Sweep(Path(config.hydra.sweep.dir))
-        task_function.sweep = self.sweep  # for the report, once the sweeper is through with all its batches
+    def request(self, config: DictConfig) -> Request:
+        return Request.of(config)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        configs = [self._compose(overrides) for overrides in job_overrides]
-        if initial_job_idx == 0:  # a mistake in any job is told before the first one starts
-            for config in configs:
-                check(to_plain(config))
-        jobs = [self.sweep.add(initial_job_idx + i, list(overrides)) for i, overrides in enumerate(job_overrides)]
-        self._run(jobs)
-        return [
-            JobReturn(
-                overrides=list(overrides),
-                cfg=config,
-                working_dir=str(job.directory),
-                task_name="train",
-                status=JobStatus.COMPLETED,
-                _return_value=job.loss,
-            )
-            for job, config, overrides in zip(jobs, configs, job_overrides, strict=True)
-        ]
+    def settle(self) -> None:
+        for job in self.sweep.jobs:
+            if is_locked(job.log):
+                print(f"job {self.sweep.title(job)}: still runs since before, waiting for its end", flush=True)
+            while is_locked(job.log):
+                time.sleep(0.2)
+            job.look()
 
-    def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        if config.run_dir or config.resume:
-            raise UserError(
-                "run_dir and resume mean one run, not a sweep: leave them out (hydra.sweep.dir=PATH moves a sweep)"
-            )
-        return config
-
-    def _run(self, jobs: Sequence[Job]) -> None:
-        """Keep `parallel_jobs` processes running until all jobs are done; leave none behind."""
-        waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    def run(self, jobs: Mapping[Job, Request]) -> None:
+        """In order: a job that has to wait for devices lets none overtake it."""
+        leases = {kind: Leases(kind=kind, most=self.parallel_jobs) for kind in {it.kind for it in jobs.values()}}
+        waiting, running = list(jobs), dict[Job, tuple[subprocess.Popen[bytes], list[int]]]()
         try:
             while waiting or running:
-                while waiting and len(running) < self.parallel_jobs:
+                while waiting:
+                    request = jobs[waiting[0]]
+                    pool = leases[request.kind]
+                    lease = pool.take(request) if len(running) < pool.most else None
+                    if lease is None:
+                        break
                     job = waiting.pop(0)
-                    running[job] = self._start(job)
-                for job, process in list(running.items()):
+                    running[job] = self._start(job, pool.environment(request, lease, jobs=len(jobs))), lease
+                for job, (process, lease) in list(running.items()):
                     if process.poll() is not None:
-                        self._finish(job, running.pop(job))
+                        end([process])  # ranks that outlived it
+                        leases[jobs[job].kind].give_back(lease)
+                        del running[job]
+                        self.end(job, process.returncode)
                 time.sleep(0.1)
-        finally:
-            for process in running.values():
-                _end(process)
-            signal.signal(signal.SIGTERM, previous)
+        except BaseException:
+            if running:
+                print(f"\nending {len(running)} jobs, once they have saved a checkpoint", flush=True)
+            end([process for process, _ in running.values()])
+            for job, (process, _) in running.items():
+                self.end(job, process.returncode)
+            self.sweep.tell_how_to_go_on()
+            raise
 
-    def _start(self, job: Job) -> subprocess.Popen[bytes]:
-        print(f"job {self.sweep.title(job)}: started, output in {job.log}", flush=True)
-        job.state = "running"
-        overrides = [f"{key}={value}" for key, value in job.overrides.items()]
-        environment = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
-        environment |= {"TXTRAIN_SWEEP": self.sweep.directory.name, "TXTRAIN_JOB": self.sweep.title(job)}
+    def _start(self, job: Job, devices: dict[str, str]) -> subprocess.Popen[bytes]:
+        arguments = self.begin(job)
+        self.sweep.write()
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("wb") as log:
+        with job.log.open("ab") as log:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(log, fcntl.LOCK_EX)
             return subprocess.Popen(
-                [*command(), *overrides, f"run_dir={_quoted(job.directory)}"],
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=self.environment(job) | devices,
                 start_new_session=True,  # a process group of its own, which ends with all its ranks
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
 
-    def _finish(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        _end(process)  # ranks that outlived it
-        job.end(process.returncode)
-        self.sweep.write()
-        outcome = f"{job.last_words()} (see {job.log})" if job.state == "failed" else f"validation loss {job.loss:.4f}"
-        print(f"job {self.sweep.title(job)}: {job.state}, {outcome}", flush=True)
+
+def end_with_parent() -> None:
+    """Have this process told to end when the one that started it does, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def command() -> list[str]:
-    """How this process was started, up to the overrides of the job: no sweep (-m), and no settings of Hydra's own."""
-    arguments = sys.argv[1:]  # the last of the original ones: `python -m txtrain train` has others before them
-    start = sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]
-    flags, overrides = split(arguments)
-    flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
-    return [sys.executable, *start, *flags, *(o for o in overrides if o.startswith("hydra.searchpath="))]
+def is_locked(log: Path) -> bool:
+    """Whether a process that was started with this log still lives."""
+    if not log.exists():
+        return False
+    with log.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False
 
 
-def _quoted(path: Path) -> str:
-    """The path as a string of Hydra's override grammar."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a job with all its ranks: by Ctrl-C if it runs, so that it can close its files, then for good."""
-    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(timeout=10)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def end(processes: Collection[subprocess.Popen[bytes]]) -> None:
+    """End jobs with all their ranks: by Ctrl-C, so that they can save, then for good; at once if told again."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,11 +1,17 @@
-"""The jobs of a sweep, and the table that compares them."""
+"""The jobs of a sweep, what became of them, and the table that compares them."""
 
 import csv
 import json
 import math
+import os
+import signal
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from txtrain.config import resumable
+from txtrain.errors import UserError
 
 # What the table takes from a run's summary.json, and how it heads the column.
 RESULTS = {
@@ -14,6 +20,10 @@ RESULTS = {
     "peak_memory_bytes": "peak memory",
     "trainable_parameters": "trainable parameters",
 }
+
+# How a process ends that was told to, or that nobody let end: it did nothing wrong, so it goes on when the sweep does.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL)
+STOPPED = {code for number in SIGNALS for code in (-number, 128 + number)}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,8 +34,9 @@ class Job:
         number: its place in the sweep.
         overrides: what it was started with, value by key.
         directory: its run directory.
-        state: waiting, running, failed, or what its summary.json says.
+        state: waiting, running, interrupted, failed, or what its summary.json says.
         summary: its summary.json, empty until it has one.
+        slurm: the number of its SLURM job, if it is one.
     """
 
     number: int
@@ -33,6 +44,7 @@ class Job:
     directory: Path
     state: str = "waiting"
     summary: dict[str, Any] = field(default_factory=dict)
+    slurm: str | None = None
 
     @property
     def log(self) -> Path:
@@ -45,35 +57,110 @@ class Job:
         loss = self.summary.get("validation_loss")
         return loss if loss is not None and math.isfinite(loss) else math.inf
 
-    def end(self, returncode: int) -> None:
-        """Take note of how the job's process ended."""
-        path = self.directory / "summary.json"
-        if path.is_file():
-            self.summary = json.loads(path.read_text())
-        self.state = "failed" if returncode else self.summary.get("state", "finished")
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do, unless failed jobs are to be tried again."""
+        return self.state not in ("waiting", "running", "interrupted")
+
+    def begin(self) -> None:
+        """Forget what the job's process of before left, so that what is found later is this one's."""
+        (self.directory / "summary.json").unlink(missing_ok=True)
+        self.state, self.summary = "running", {}
+
+    def end(self, returncode: int | None) -> None:
+        """Take note of how the job's process ended; None: nobody saw it, so only its summary.json can tell."""
+        self._read_summary()
+        told = self.summary.get("state")
+        if returncode == 0:
+            self.state = told or "finished"
+        elif returncode is None:
+            self.state = told or "interrupted"
+        else:
+            self.state = "interrupted" if told == "interrupted" or returncode in STOPPED else "failed"
+
+    def look(self) -> None:
+        """Take note of what the job's process of before left, now that it has ended."""
+        if self.state == "running":
+            self.end(None)
+        else:
+            self._read_summary()
+            if self.state != "failed":
+                self.state = self.summary.get("state", "interrupted" if self.directory.exists() else "waiting")
 
     def last_words(self) -> str:
         """The last line of the log."""
-        lines = self.log.read_text(errors="replace").split("\n")
+        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was printed")
+
+    def _read_summary(self) -> None:
+        path = self.directory / "summary.json"
+        self.summary = json.loads(path.read_text()) if path.is_file() else {}
 
 
 class Sweep:
-    """All jobs of a sweep, over all batches that the sweeper asks for.
+    """All jobs of a sweep, over all batches that the sweeper asks for and over all times that it is run.
 
     Args:
-        directory: holds sweep.csv, and for job N its run directory N and its output N.log.
+        directory: holds sweep.csv, jobs.json, and for job N its run directory N and its output N.log.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.jobs: list[Job] = []
+        self.go_on: str | None = None  # the command line that goes on with it
         self._made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        self.jobs = self._read()
+        self._earlier = list(self.jobs)  # those that no batch has asked for yet
+        self._own = self.changed()  # before any of them is asked for with other values
 
-    def add(self, number: int, overrides: list[str]) -> Job:
+    def _read(self) -> list[Job]:
+        """The jobs of an earlier run of the same sweep."""
+        path = self.directory / "jobs.json"
+        if not path.is_file():
+            return []
+        try:
+            return [
+                Job(number=number, directory=self.directory / str(number), **job)
+                for number, job in enumerate(json.loads(path.read_text()))
+            ]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): name another hydra.sweep.dir") from error
+
+    def add(self, overrides: list[str], *, number: int | None = None) -> Job:
+        """The job with these overrides: the one of an earlier run of the sweep, or a new one.
+
+        Args:
+            overrides: what it is to be started with.
+            number: its place in a grid; None if the sweeper thinks of its jobs as it goes.
+
+        Raises:
+            UserError: the job in that place was another one.
+        """
         values = dict(override.split("=", 1) for override in overrides)
-        self.jobs.append(Job(number=number, overrides=values, directory=self.directory / str(number)))
-        return self.jobs[-1]
+        if number is None:
+            job = next((job for job in self._earlier if job.overrides == values), None)
+        else:
+            job = self.jobs[number] if number < len(self.jobs) else None
+        if job is None:
+            job = Job(number=len(self.jobs), overrides=values, directory=self.directory / str(len(self.jobs)))
+            self.jobs.append(job)
+            return job
+        if differing := self._differing(job.overrides, values):
+            raise UserError(
+                f"hydra.sweep.dir={self.directory} has another sweep, whose job {job.number} was started with "
+                f"{differing}: type what that sweep was started with, or another hydra.sweep.dir"
+            )
+        if not job.done:
+            job.overrides = values
+        self._earlier.remove(job)
+        return job
+
+    def _differing(self, before: dict[str, str], now: dict[str, str]) -> str:
+        """What a job was started with and may not change: what it trains, how long, and what tells it from others."""
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        fixed = [
+            key for key in keys if key in self._own or key.startswith("trainer.max_") or not resumable(key.lstrip("+~"))
+        ]
+        return ", ".join(f"{key}={before.get(key, 'its default')}" for key in fixed)
 
     def discard_unused(self) -> None:
         """Remove the folders that the sweeper made, if a mistake was found before any job began."""
@@ -89,7 +176,8 @@ class Sweep:
 
     def title(self, job: Job) -> str:
         """The job's number and what is its own."""
-        return " ".join([str(job.number), *(f"{key}={job.overrides[key]}" for key in self.changed())])
+        own = (f"{key}={job.overrides[key]}" for key in self.changed() if key in job.overrides)
+        return " ".join([str(job.number), *own])
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -101,11 +189,16 @@ class Sweep:
         ]
 
     def write(self) -> None:
-        """Write sweep.csv, which is whole after every job."""
-        with (self.directory / "sweep.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows()[0]))
-            writer.writeheader()
-            writer.writerows(self.rows())
+        """Write sweep.csv and jobs.json, which are whole at any moment."""
+        table = StringIO(newline="")
+        writer = csv.DictWriter(table, fieldnames=list(self.rows()[0]))
+        writer.writeheader()
+        writer.writerows(self.rows())
+        jobs = [{key: getattr(job, key) for key in ("overrides", "state", "slurm")} for job in self.jobs]
+        for name, text in (("sweep.csv", table.getvalue()), ("jobs.json", json.dumps(jobs, indent=2) + "\n")):
+            partial = self.directory / f"{name}.partial"
+            partial.write_text(text, newline="")
+            os.replace(partial, self.directory / name)
 
     def table(self) -> str:
         """The jobs in aligned columns; only failed ones name their log."""
@@ -120,9 +213,17 @@ class Sweep:
         return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
     def report(self) -> int:
-        """Print the table, say where its CSV is, and return the exit code: 1 if any job failed."""
+        """Print the table, where its CSV is and how to go on, and return the exit code: 1 if a job is not finished."""
         print(f"\n{self.table()}\n\n{self.directory / 'sweep.csv'}", flush=True)
-        return int(any(job.state == "failed" for job in self.jobs))
+        self.tell_how_to_go_on()
+        return int(any(job.state == "failed" or not job.done for job in self.jobs))
+
+    def tell_how_to_go_on(self) -> None:
+        """Print the command line that does what is left, if anything is."""
+        if any(not job.done for job in self.jobs):
+            print(f"go on: {self.go_on}", flush=True)
+        elif any(job.state == "failed" for job in self.jobs):
+            print(f"try the failed jobs again: {self.go_on} hydra.launcher.retry_failed=true", flush=True)
 
 
 def _shown(key: str, value: Any) -> str:

@@ -1,0 +1,72 @@
+"""The devices of this machine, and which of them a run asks for.
+
+PyTorch is imported where a GPU may be meant: it takes seconds, which a sweep on CPUs need not wait for.
+"""
+
+import os
+from collections.abc import Sequence
+
+from txtrain.errors import UserError
+
+# More processes than this on a core only wait for each other, so a larger number is taken for a mistake.
+PROCESSES_PER_CORE = 2
+
+
+def accelerator_kind(accelerator: str) -> str:
+    """cpu, cuda or mps, for what `trainer.accelerator` says."""
+    if accelerator == "cpu":
+        return "cpu"
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return next(kind for kind, is_there in available.items() if is_there)
+    if accelerator == "gpu":
+        accelerator = "mps" if available["mps"] else "cuda"
+    if accelerator not in available:
+        raise UserError(f"trainer.accelerator is {accelerator}: type trainer.accelerator=auto, cpu or gpu")
+    if not available[accelerator]:
+        raise UserError(f"trainer.accelerator={accelerator} finds no such device here: type trainer.accelerator=cpu")
+    return accelerator
+
+
+def devices_here(kind: str) -> int:
+    """How many devices of a kind this machine has: GPUs, or processes that its CPU cores are good for."""
+    if kind != "cuda":
+        return PROCESSES_PER_CORE * cores() if kind == "cpu" else 1
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def count_devices(kind: str, devices: int | str | Sequence[int]) -> int:
+    """How many devices of a kind `trainer.devices` asks for on this machine: a number, a list of them, or auto."""
+    most = devices_here(kind)
+    if devices in ("auto", "-1", -1):
+        return 1 if kind == "cpu" else most
+    try:
+        numbers = device_numbers(devices)
+        count, highest = (len(numbers), max(numbers)) if numbers else (int(str(devices)), int(str(devices)) - 1)
+    except ValueError:
+        raise UserError(f"trainer.devices is {devices}: type a number, such as trainer.devices=2, or auto") from None
+    if count < 1:
+        raise UserError(f"trainer.devices is {devices}: type at least trainer.devices=1")
+    if highest >= most:
+        there = f"{most // PROCESSES_PER_CORE} CPU cores, each good for {PROCESSES_PER_CORE} processes,"
+        raise UserError(
+            f"trainer.devices={devices} is more than the {f'{most} GPUs' if kind != 'cpu' else there} here: "
+            f"type trainer.devices={most} or fewer"
+        )
+    return count
+
+
+def device_numbers(devices: int | str | Sequence[int]) -> list[int]:
+    """The devices that `trainer.devices` names; empty if it says only how many."""
+    if isinstance(devices, str):
+        return [int(part) for part in devices.split(",")] if "," in devices else []
+    return [] if isinstance(devices, int) else list(devices)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
