@@ -7,7 +7,7 @@ import copy
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +29,7 @@ SCALARS: dict[str, Any] = {
     "resume": str | None,
     "init_from": str | None,
     "compile": bool,
+    "on_spike": Literal["warn", "skip", "stop"],
     "dry_run": bool,
 }
 
@@ -41,6 +42,7 @@ RESUMABLE = (
     "data.micro_batch_size",
     "schedule.decay",
     "schedule.end",
+    "on_spike",
     "resume",
     "dry_run",
 )

@@ -34,6 +34,8 @@ FROM_SCRATCH = (
     "To adapt a trained model, name its run: init_from=runs/NAME/RUN"
 )
 
+STOPPED_BY_SPIKE = 3  # exit code
+
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
 
     Raises:
         UserError: what was asked for cannot be; nothing has been written then.
+        SystemExit: a spike of the loss ended the run, in order.
     """
     rank = rank_zero_only.rank
     setup_logging(None, rank)
@@ -87,7 +90,10 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-        return summary.finish(trainer, task)["validation_loss"]
+        outcome = summary.finish(trainer, task)
+    if outcome["state"] == "stopped" and rank == 0:
+        raise SystemExit(STOPPED_BY_SPIKE)
+    return outcome["validation_loss"]
 
 
 @contextmanager

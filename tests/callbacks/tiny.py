@@ -50,6 +50,12 @@ class TinyTask(LightningModule):
             self.tokens_seen += self.step_tokens
         return loss * accumulation / self.step_tokens
 
+    def step_sums(self) -> tuple[float, int]:
+        return self.step_sum, self.step_tokens
+
+    def mean_losses(self, steps: list[tuple[float, int]]) -> list[float]:
+        return [total / tokens for total, tokens in steps]
+
     def step_loss(self) -> float:
         return self.step_sum / self.step_tokens
 
@@ -119,6 +125,7 @@ class TinyData(LightningDataModule):
 
 
 CONFIG = {
+    "on_spike": "warn",
     "model": {"num_layers": 1, "dim": 16, "num_heads": 1},
     "encoding": {"_target_": "txtrain.model.encoding.none.NoEncoding"},
 }

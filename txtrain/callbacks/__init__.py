@@ -14,6 +14,7 @@ from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import Progress
 from txtrain.callbacks.random_state import RandomState
 from txtrain.callbacks.samples import Samples
+from txtrain.callbacks.spikes import Spikes
 from txtrain.callbacks.stopping import Stopping
 from txtrain.callbacks.summary import Summary
 from txtrain.saving import Save
@@ -33,12 +34,14 @@ def new_callbacks(
     clock = Clock()
     metrics = Metrics(run_dir=run_dir, clock=clock)
     texts = Samples(clock=clock, **(samples or {}))
-    summary = Summary(run_dir=run_dir, config=config, metrics=metrics, samples=texts)
+    spikes = Spikes(run_dir=run_dir, on_spike=config["on_spike"])
+    summary = Summary(run_dir=run_dir, config=config, metrics=metrics, samples=texts, spikes=spikes)
     progress = Progress(metrics=metrics, clock=clock)
     checkpoints = Checkpoints(run_dir=run_dir, save=save, clock=clock)
     # The generators' state is taken before anything else may draw; a checkpoint holds the outcome of all others.
     callbacks = [
         RandomState(),
+        spikes,  # what it ends, those after it end
         FinalValidation(),
         metrics,
         summary,

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Timer
 from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.progress import duration, short
 from txtrain.callbacks.samples import Samples, printable
+from txtrain.callbacks.spikes import Spikes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import BEST, LAST, PARTIAL
@@ -36,10 +37,13 @@ class Summary(Callback):
         config: the run's, plain.
         metrics: where the numbers come from.
         samples: where the text comes from.
+        spikes: what may have left steps out, or ended the run.
     """
 
-    def __init__(self, *, run_dir: Path, config: Mapping[str, Any], metrics: Metrics, samples: Samples) -> None:
-        self.run_dir, self.config, self.metrics, self.samples = run_dir, config, metrics, samples
+    def __init__(
+        self, *, run_dir: Path, config: Mapping[str, Any], metrics: Metrics, samples: Samples, spikes: Spikes
+    ) -> None:
+        self.run_dir, self.config, self.metrics, self.samples, self.spikes = run_dir, config, metrics, samples, spikes
         self._seconds_before = 0.0  # of the runs that this one goes on from
         self._since = time.monotonic()
 
@@ -90,6 +94,8 @@ class Summary(Callback):
         self, trainer: Trainer, task: Any, *, state: str = "finished", stopped: str | None = None
     ) -> dict[str, Any]:
         """Tells and writes what came of the run, and returns it."""
+        if state == "finished" and self.spikes.stopped:
+            state, stopped = "stopped", self.spikes.stopped
         outcome = self.outcome(trainer, task) | {"state": state, "stopped": stopped or why_stopped(trainer)}
         if trainer.is_global_zero:
             write_json(self.run_dir / "summary.json", outcome)
@@ -105,6 +111,7 @@ class Summary(Callback):
             **validation,
             "train_loss": train.get("train/loss"),
             "steps": trainer.global_step,
+            "skipped_steps": self.spikes.skipped_steps,
             "tokens": int(task.tokens_seen),
             "tokens_per_second": self.metrics.tokens_per_second(),
             "peak_memory_bytes": train.get("train/memory_bytes"),

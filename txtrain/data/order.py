@@ -6,6 +6,7 @@ position depends on nothing but (seed, epoch, position), and any rank, worker or
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,22 @@ def permute(index: NDArray[np.integer], *, size: int, seed: int, epoch: int) -> 
         result[walking] = _feistel(result[walking], half, keys)
         walking = result >= size
     return result.astype(np.int64)
+
+
+class StepSamples(NamedTuple):
+    """What an optimizer step is trained on: samples at the positions from `position` on of an epoch's permutation."""
+
+    epoch: int
+    position: int
+    samples: NDArray[np.int64]
+
+
+def samples_of_step(step: int, *, size: int, batch_size: int, seed: int) -> StepSamples:
+    """What optimizer step 1, 2, ... of a run sees of `size` samples, over all ranks. The last of an epoch is short."""
+    epoch, number = divmod(step - 1, -(-size // batch_size))
+    position = number * batch_size
+    place = np.arange(position, min(position + batch_size, size))
+    return StepSamples(epoch, position, permute(place, size=size, seed=seed, epoch=epoch))
 
 
 def _feistel(value: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -3,10 +3,10 @@
 from txtrain.strategy.choose import auto, check_optimizer, choose_strategy, count_devices
 from txtrain.strategy.ddp import DDP
 from txtrain.strategy.fsdp import FSDP, shard
-from txtrain.strategy.gradients import clip_gradients
+from txtrain.strategy.gradients import clip_gradients, drop_step, weights_are_finite
 from txtrain.strategy.one import OneDevice
 from txtrain.strategy.portable import Portable
-from txtrain.strategy.processes import ending_processes
+from txtrain.strategy.processes import ending_processes, is_lost
 from txtrain.strategy.zero import DeepSpeed
 
 __all__ = [
@@ -20,6 +20,9 @@ __all__ = [
     "choose_strategy",
     "clip_gradients",
     "count_devices",
+    "drop_step",
     "ending_processes",
+    "is_lost",
     "shard",
+    "weights_are_finite",
 ]

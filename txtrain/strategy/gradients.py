@@ -1,7 +1,10 @@
-"""The norm of all gradients, and clipping by it."""
+"""The norm of all gradients, clipping by it, and leaving them out."""
 
+from typing import Any
+
+import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -20,3 +23,36 @@ def clip_gradients(task: LightningModule, max_norm: float | None) -> Tensor | No
     if max_norm:
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def drop_step(task: Any, optimizer: Any) -> None:
+    """Ends an optimizer step without taking it: weights and optimizer state stay as they are, gradients are let go."""
+    strategy, scheduler = task.trainer.strategy, task.lr_schedulers()
+    scheduler.optimizer._opt_called = True  # the schedule moves on past this step, of which PyTorch would warn
+    if not isinstance(strategy, DeepSpeed):
+        optimizer.zero_grad()
+        return
+    zero = strategy.deepspeed_engine.optimizer
+
+    # DeepSpeed's ZeRO optimizers call this between the norm and the step, and leave out a step that overflows.
+    def overflow(has_overflow: bool) -> None:
+        zero.overflow = True
+
+    zero._update_scale = overflow
+    try:
+        strategy.deepspeed_engine.step()
+    finally:
+        del zero._update_scale
+
+
+def weights_are_finite(task: LightningModule) -> bool:
+    """Whether no weight on any device is infinite or not a number."""
+    finite = all(bool(torch.isfinite(_held(parameter)).all()) for parameter in task.parameters())
+    return task.trainer.strategy.reduce_boolean_decision(finite)
+
+
+def _held(parameter: nn.Parameter) -> Tensor:
+    """What this process holds of a weight."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from txtrain.model.checkpointing import CheckpointingPolicy
 from txtrain.model.head import Loss
 from txtrain.model.lora import LoRA
 from txtrain.schedule import Schedule
-from txtrain.strategy import clip_gradients, shard
+from txtrain.strategy import clip_gradients, drop_step, shard
 
 Batch = dict[str, Tensor]
 
@@ -60,6 +60,7 @@ class Task(LightningModule):
         self.new_optimizer, self.schedule, self.loss = optimizer, schedule, loss
         self.compile_blocks, self.seed = compile_blocks, seed
         self.model: nn.Module = None  # type: ignore[assignment]  # until `configure_model`
+        self.accepts: Callable[[], bool] | None = None  # asked before each optimizer step, if set
         self.grad_norm: Tensor | None = None
         self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
@@ -136,9 +137,30 @@ class Task(LightningModule):
             self.tokens_seen = self.tokens_seen + self._step_targets
         return objective * (accumulation * self.trainer.world_size) / self._step_targets.clamp(min=1)
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        if self.accepts is None or optimizer_closure is None or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+        loss = optimizer_closure()  # forward and backward
+        if self.accepts():
+            super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
+        else:
+            drop_step(self, optimizer)
+
+    def step_sums(self) -> tuple[Tensor, Tensor]:
+        """Of the latest optimizer step: the cross-entropy on this rank, and the valid targets on all of them."""
+        return self._step_entropy, self._step_targets
+
+    def mean_losses(self, steps: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+        """Mean cross-entropy over all ranks of each of the steps that `step_sums` told. Every rank must call it."""
+        entropies, targets = (torch.stack(parts) for parts in zip(*steps, strict=True))
+        return (self._sum_over_ranks(entropies) / targets.clamp(min=1)).tolist()
+
     def step_loss(self) -> float:
         """Mean cross-entropy of the latest optimizer step over all ranks. Every rank must call it."""
-        return (self._sum_over_ranks(self._step_entropy) / self._step_targets.clamp(min=1)).item()
+        return self.mean_losses([self.step_sums()])[0]
 
     # Validation
 

@@ -1,0 +1,77 @@
+"""What a test of loss spikes runs in each process: small fits with one sample whose loss is not what it should be.
+
+Usage: spiked.py OUTPUT CASES, where CASES is a JSON list of mappings with the arguments of `fit`.
+"""
+
+import json
+import logging
+import os
+import sys
+
+import torch
+from lightning import Callback
+
+from tests.strategy.worker import BATCH, SAMPLES, new_task, new_trainer, whole
+from txtrain.callbacks import spikes
+from txtrain.data.order import samples_of_step
+
+POISON = int(samples_of_step(3, size=SAMPLES, batch_size=BATCH, seed=0).samples[-1])
+
+
+def is_poisoned(step):
+    return POISON in samples_of_step(step, size=SAMPLES, batch_size=BATCH, seed=0).samples
+
+
+def poison(task, factor):
+    """Makes all losses `factor` times as large in a batch that has the sample."""
+    losses = task.losses
+
+    def poisoned(batch):
+        objective, entropy = losses(batch)
+        scale = factor if (batch["index"] == POISON).any() else 1.0
+        return objective * scale, entropy * scale
+
+    task.losses = poisoned
+
+
+class Weights(Callback):
+    """Whole, before the first step and after each."""
+
+    def __init__(self):
+        self.after = []
+
+    def on_train_start(self, trainer, task):
+        self._keep(task)
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._keep(task)
+
+    def _keep(self, task):
+        self.after.append({name: whole(parameter) for name, parameter in task.model.named_parameters()})
+
+
+def fit(*, optimizer, arguments, factor, on_spike="skip", **options):
+    """Trains a few steps and returns the weights after each and the steps that were left out."""
+    spikes.ENOUGH, spikes.DEVIATIONS = 2, 100.0  # a window for few steps
+    weights, guard = Weights(), spikes.Spikes(run_dir="run", on_spike=on_spike)
+    trainer, loader = new_trainer(callbacks=[guard, weights], **options)
+    task = new_task(optimizer, arguments)
+    poison(task, float(factor))
+    trainer.fit(task, train_dataloaders=loader, val_dataloaders=loader)
+    return {"weights": weights.after, "skipped_steps": guard.skipped_steps}
+
+
+def main(output, cases):
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.ERROR)
+    results = [fit(**case) for case in cases]
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        torch.save(results, output)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))
