@@ -17,4 +17,4 @@ exec "${PYTHON:-python}" -m torch.distributed.run \
     --master-port="${MASTER_PORT:-29500}" \
     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
     --shutdown-timeout="${GRACE:-120}" \
-    train.py "$@"
+    "$(dirname "$0")/../train.py" "$@"
