@@ -75,7 +75,10 @@ def new_trainer(
 def divide_steps(trainer: Trainer, accumulation: int) -> None:
     """Tells a trainer how many micro-batches make a step, which follows from its number of devices.
 
-    Intervals are in optimizer steps, which mean the same on any number of devices. Lightning counts micro-batches.
+    Intervals are in optimizer steps, which mean the same on any number of devices, and batches of validation are as
+    large as a step. Lightning counts micro-batches.
     """
     trainer.accumulate_grad_batches = accumulation
     trainer.val_check_interval *= accumulation
+    if isinstance(trainer.limit_val_batches, int):
+        trainer.limit_val_batches *= accumulation

@@ -145,3 +145,20 @@ def test_evaluation_is_exact_on_any_number_of_ranks(size, ranks, micro):
     empty = torch.cat([batch["targets"] for batches in seen for batch in batches])[index < 0]
     assert (empty == -100).all()
     assert torch.equal(seen[0][0]["index"], next(iter(group[0]))["index"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("micro", [1, 2, 8])
+def test_the_first_batches_of_evaluation_are_the_same_samples_on_any_number_of_ranks(ranks, micro):
+    """A batch is 7 samples however it is split into micro-batches."""
+    steps = -(-7 // (micro * ranks))
+    seen = [
+        list(EvaluationLoader(Ragged(23), micro=micro, batch_size=7, rank=rank, ranks=ranks)) for rank in range(ranks)
+    ]
+    assert {len(batches) for batches in seen} == {4 * steps}
+    for batch in range(4):
+        part = slice(batch * steps, (batch + 1) * steps)
+        index = torch.cat([micro_batch["index"] for batches in seen for micro_batch in batches[part]])
+        whole = EvaluationLoader(Ragged(23), micro=7)
+        expected = list(whole)[batch]["index"]
+        assert sorted(index[index >= 0].tolist()) == sorted(expected[expected >= 0].tolist())

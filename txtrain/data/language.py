@@ -142,7 +142,9 @@ class LanguageData(LightningDataModule):
 
     def val_dataloader(self) -> EvaluationLoader:
         micro = self.micro(self._trainer().world_size)
-        return EvaluationLoader(self.windows("validation"), micro=micro, **self._placement())
+        return EvaluationLoader(
+            self.windows("validation"), micro=micro, batch_size=self.batch_size, **self._placement()
+        )
 
     def windows(self, split: Literal["train", "validation"]) -> Windows:
         """The packed windows of a split."""

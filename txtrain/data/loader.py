@@ -146,7 +146,9 @@ class EvaluationLoader:
 
     Args:
         samples: the validation set.
-        micro: rows of a batch, filled up with empty ones.
+        micro: rows of a micro-batch, filled up with empty ones.
+        batch_size: samples that all ranks take in one batch, of as many micro-batches as it needs, so that the first
+            batches are the same on any number of ranks. Default: one micro-batch of each rank.
         rank: this process.
         ranks: number of processes.
         num_workers: processes that prepare batches in advance; 0 does it here.
@@ -158,17 +160,19 @@ class EvaluationLoader:
         samples: Samples,
         *,
         micro: int,
+        batch_size: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        # A batch of all ranks is a step of the training loader with no accumulation, in the order of epoch 0.
+        # A batch of all ranks is a step of the training loader, in the order of epoch 0.
+        batch_size = batch_size or micro * ranks
         self._loader = StepLoader(
             samples,
-            batch_size=micro * ranks,
+            batch_size=batch_size,
             micro=micro,
-            accumulation=1,
+            accumulation=-(-batch_size // (micro * ranks)),
             rank=rank,
             ranks=ranks,
             num_workers=num_workers,

@@ -55,10 +55,13 @@ class Loss:
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
 
     def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """logits (B, T, V), targets (B, T) → what to train on and the plain cross-entropy, each summed in float32."""
+        """logits (B, T, V), targets (B, T) → what to train on, in float32, and the plain cross-entropy, in float64.
+
+        Both are sums.
+        """
         logits, targets = logits.flatten(0, 1).float(), targets.flatten()
-        entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-        objective = entropy
+        entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+        objective = entropy.sum()
         if self.label_smoothing:
             objective = F.cross_entropy(
                 logits, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=self.label_smoothing
@@ -66,4 +69,9 @@ class Loss:
         if self.z_loss:
             valid = targets != IGNORED
             objective = objective + self.z_loss * (logits.logsumexp(-1).square() * valid).sum()
-        return objective, entropy.detach()
+        return objective, entropy.detach().sum(dtype=widest_float(logits.device))
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, but on Apple's GPUs, which do not have it."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
-from txtrain.model.head import Loss
+from txtrain.model.head import Loss, widest_float
 from txtrain.model.lora import LoRA
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, shard
@@ -130,7 +130,7 @@ class Task(LightningModule):
         accumulation = self.trainer.accumulate_grad_batches
         if batch_index % accumulation == 0:
             self._step_targets = self._sum_over_ranks(batch["step_tokens"])
-            self._step_entropy = torch.zeros((), dtype=torch.float32, device=self.device)
+            self._step_entropy = torch.zeros((), dtype=widest_float(self.device), device=self.device)
         objective, entropy = self.losses(batch)
         self._step_entropy += entropy
         if (batch_index + 1) % accumulation == 0:
@@ -165,8 +165,7 @@ class Task(LightningModule):
     # Validation
 
     def on_validation_epoch_start(self) -> None:
-        widest = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        self._entropy = torch.zeros((), dtype=widest, device=self.device)
+        self._entropy = torch.zeros((), dtype=widest_float(self.device), device=self.device)
         self._targets = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

@@ -1,0 +1,80 @@
+"""What is trained under every strategy, in real processes, and how far it comes from one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+WORKER = Path(__file__).parent / "worker.py"
+# Gradient descent shows a wrong scale of the gradients, which Adam would hide. The eps of AdamW is 1e-6, since a
+# smaller one makes steps of rounding errors where the true gradient is zero.
+SGD = {"optimizer": "sgd", "arguments": {"lr": 0.1}}
+ADAMW = {"optimizer": "adamw", "arguments": {"lr": 0.01, "eps": 1e-6}}
+CASES = {
+    "sgd": SGD,
+    "sgd, 4 micro-batches": SGD | {"accumulation": 4},
+    "sgd, 2 micro-batches, clipped, every second block recomputed": SGD
+    | {"accumulation": 2, "clip": 0.2, "checkpointing": "every_n"},
+    "sgd, products and attention kept": SGD | {"checkpointing": "selective"},
+    "sgd, activations moved to the CPU": SGD | {"checkpointing": "offload"},
+    "adamw, 2 micro-batches, clipped": ADAMW | {"accumulation": 2, "clip": 0.2},
+    "adamw, adapters": ADAMW | {"rank": 4},
+    "adamw, adapters, 2 micro-batches, all blocks recomputed": ADAMW
+    | {"rank": 4, "accumulation": 2, "checkpointing": "full"},
+}
+STRATEGIES = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload"]
+
+
+def run(folder, ranks, cases, environment=None):
+    """The results of the cases from `ranks` processes, which meet at a free port."""
+    output = folder / f"{ranks}.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])} | (environment or {})
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
+    command = [sys.executable, WORKER, output, json.dumps([case | {"ranks": ranks} for case in cases])]
+    logs = [folder / f"{ranks}-{rank}.err" for rank in range(ranks)]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            environment = shared | {"LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
+    try:
+        for process in processes:
+            process.wait(timeout=900)
+    finally:
+        for process in processes:
+            process.kill()
+    for process, log in zip(processes, logs, strict=True):
+        text = log.read_text()
+        assert process.returncode == 0, text[-4000:]
+        assert "Warning" not in text, text
+    return torch.load(output)
+
+
+def in_one_process(case):
+    """The same steps with nothing shared out, divided or computed twice."""
+    return case | {"strategy": "auto", "accumulation": 1, "checkpointing": "none"}
+
+
+def train_all(folder):
+    """What one process and two did, by strategy and case."""
+    one = run(folder, 1, [in_one_process(case) for case in CASES.values()])
+    keys = [(strategy, name) for strategy in STRATEGIES for name in CASES]
+    two = run(folder, 2, [CASES[name] | {"strategy": strategy} for strategy, name in keys])
+    return {("auto", name): result for name, result in zip(CASES, one, strict=True)} | dict(zip(keys, two, strict=True))
+
+
+def differences(one, two):
+    """The largest over all steps, relative, of losses and gradient norms; the largest of final weights, absolute."""
+    relative = {
+        name: max(abs(b - a) / abs(a) for a, b in zip(one[name], two[name], strict=True))
+        for name in ("losses", "norms")
+    }
+    weights = max((two["weights"][name] - weight).abs().max().item() for name, weight in one["weights"].items())
+    return relative | {"weights": weights}
