@@ -100,7 +100,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0; 1 after a user's mistake, told in one line; 128 + n after signal n"""
+    """Run one command and return the exit code: 0; 1 after a user's mistake, told in a line; 128 + n after signal n"""
     with inbox.opened():
         return _main(argv)
 
@@ -122,6 +122,8 @@ def _main(argv: Sequence[str] | None) -> int:
     except Interrupted as end:
         from txtrain.launch import find_launch
 
+        if not end.agreed:
+            print(end, file=sys.stderr)
         # Of the first process only: who started them ends all of them when one fails, and it may not be done yet.
         return 0 if find_launch().rank and end.agreed else 128 + end.number
     except SystemExit as error:  # what Lightning makes of Ctrl-C

@@ -41,6 +41,7 @@ class Inbox:
     def __init__(self) -> None:
         self.told = 0
         self._notes = self._speaks = False
+        self._process = 0
 
     def note(self, *, speaks: bool) -> None:
         """From now on signals are noted; a second Ctrl-C still ends the command.
@@ -57,6 +58,7 @@ class Inbox:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Around a command: signals come here."""
+        self._process = os.getpid()
         previous = {number: signal.signal(number, self._receive) for number in ENDING}
         try:
             yield
@@ -65,7 +67,10 @@ class Inbox:
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._notes and not self.told:
+        if os.getpid() != self._process:  # a worker that was forked: who forked it ends it, by SIGTERM if need be
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+        elif self._notes and not self.told:
             self.told = number
             if number == signal.SIGINT and self._speaks:
                 os.write(2, FIRST_CTRL_C)  # print and logging may be what was interrupted

@@ -1,0 +1,173 @@
+"""Real runs that are told to end, or whose processes die."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_resume import ONE, TINY, TWO, end_of, finish, rows, start
+
+SETTINGS = [*TINY, "save.every=100"]
+FAIL_WHEN_ALARMED = """
+import signal
+
+def fail(*_):
+    raise RuntimeError("the second process fails on purpose")
+
+signal.signal(signal.SIGALRM, fail)
+"""
+LONG = ["trainer.max_steps=10000", "data.batch_size=4096"]  # a step takes many seconds
+
+
+def wait_until(fact: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + 240
+    while not fact():
+        assert process is None or process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def trained(run_dir: Path) -> int:
+    """Steps so far."""
+    path = run_dir / "metrics.jsonl"
+    return json.loads(path.read_text().splitlines()[-1])["step"] if path.exists() and path.read_text() else 0
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The run directory of an uninterrupted run, one for each setting."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(*overrides: str) -> Path:
+        if overrides not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            finish(folder, "run_dir=whole", *SETTINGS, f"data.cache_dir={folder / 'cache'}", *overrides)
+            made[overrides] = folder / "whole"
+        return made[overrides]
+
+    return run
+
+
+def check_same(parts: Path, whole: Path) -> None:
+    one, other = end_of(whole), end_of(parts)
+    assert one.keys() == other.keys()
+    assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+    assert rows(whole) == rows(parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number, overrides",
+    [
+        (signal.SIGTERM, ONE),
+        (signal.SIGINT, ONE),
+        (signal.SIGUSR1, ONE),
+        (signal.SIGTERM, [*TWO, "strategy=ddp"]),
+        (signal.SIGUSR1, [*TWO, "strategy=fsdp"]),
+        (signal.SIGTERM, [*TWO, "strategy=deepspeed_zero2"]),
+    ],
+    ids=["term", "int", "usr1", "ddp", "fsdp", "zero2"],
+)
+def test_a_signal_at_a_random_moment(
+    number: int, overrides: list[str], whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of several processes only the second is told."""
+    if "deepspeed" in overrides[-1]:
+        pytest.importorskip("deepspeed")
+    run_dir, chance = tmp_path / "parts", random.Random(f"{number} {overrides}")
+    process = start(tmp_path, "run_dir=parts", *SETTINGS, f"data.cache_dir={tmp_path / 'cache'}", *overrides)
+    step = chance.randrange(1, 9)
+    wait_until(lambda: trained(run_dir) >= step, process)
+    time.sleep(chance.uniform(0, 0.05))
+    os.kill(children(process)[0] if "trainer.devices=2" in overrides else process.pid, number)
+    assert process.wait(timeout=120) == 128 + number
+    outcome = json.loads((run_dir / "summary.json").read_text())
+    assert (outcome["state"], outcome["stopped"]) == ("interrupted", f"told to end by {signal.Signals(number).name}")
+    output = (tmp_path / "output.txt").read_text()
+    assert f"saved at step {outcome['steps']}: to go on, type python train.py resume=parts" in output
+    assert "Traceback" not in output
+    finish(tmp_path, "resume=parts")
+    check_same(run_dir, whole(*overrides))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, "run_dir=run", *SETTINGS, *TWO, *LONG, f"data.cache_dir={tmp_path / 'cache'}")
+    output = tmp_path / "output.txt"
+    wait_until(lambda: "run directory" in output.read_text(), process)
+    for told in (1, 1):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the run
+        wait_until(lambda told=told: output.read_text().count("once more ends at once") == told)
+        time.sleep(1)
+    assert process.wait(timeout=30) == 130
+    assert "Traceback" not in output.read_text()
+    assert json.loads((tmp_path / "run/summary.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_while_data_are_prepared_it_ends_at_once(tmp_path: Path) -> None:
+    """The token cache is locked by somebody else, so it waits there."""
+    from filelock import FileLock
+
+    settings = [*SETTINGS, *ONE, f"data.cache_dir={tmp_path / 'cache'}"]
+    finish(tmp_path, "run_dir=first", *settings)
+    [lock] = (tmp_path / "cache").glob("*.lock")
+    lock.with_suffix("").rename(tmp_path / "gone")
+    with FileLock(lock):
+        process = start(tmp_path, "run_dir=second", *settings)
+        wait_until(lambda: "safetensors" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+        time.sleep(3)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_zero2"])
+@pytest.mark.parametrize("death", ["killed", "fails"])
+def test_a_process_that_dies_ends_the_other(
+    death: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "deepspeed" in strategy:
+        pytest.importorskip("deepspeed")
+    (tmp_path / "sitecustomize.py").write_text(FAIL_WHEN_ALARMED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings = [*SETTINGS, *TWO, f"strategy={strategy}", f"data.cache_dir={tmp_path / 'cache'}"]
+    process = start(tmp_path, "run_dir=run", *settings, "trainer.max_steps=10000")
+    wait_until(lambda: trained(tmp_path / "run") >= 3, process)
+    [second] = children(process)
+    os.kill(second, signal.SIGKILL if death == "killed" else signal.SIGALRM)
+    assert process.wait(timeout=60) == 1
+    assert not Path(f"/proc/{second}").exists()
+    output = (tmp_path / "output.txt").read_text()
+    assert json.loads((tmp_path / "run/summary.json").read_text())["state"] == "failed"
+    how = "was ended by SIGKILL" if death == "killed" else "has failed with exit code 1: see its error above"
+    assert output.splitlines()[-1].startswith(f"error: the process of device 1 {how}")
+    assert output.count("Traceback") == (death == "fails")
+    assert ("RuntimeError: the second process fails on purpose" in output) == (death == "fails")
+
+
+@pytest.mark.slow
+def test_a_first_process_that_dies_ends_the_other(tmp_path: Path) -> None:
+    settings = [*SETTINGS, *TWO, f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=10000"]
+    process = start(tmp_path, "run_dir=run", *settings)
+    wait_until(lambda: trained(tmp_path / "run") >= 3, process)
+    [second] = children(process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{second}/exe").exists():  # else it is gone, or has ended and nobody has taken note
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "error: another process of this run has ended" in (tmp_path / "output.txt").read_text()
