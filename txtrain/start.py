@@ -1,6 +1,6 @@
 """`init_from`: start from the trained weights of an earlier run, as the same model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 import torch
@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from txtrain.config import saved_config
 from txtrain.errors import UserError
 from txtrain.model.lora import merge
-from txtrain.saving import BEST, WEIGHT, Reader, check_checkpoint, find_checkpoint
+from txtrain.saving import (
+    BASE,
+    BEST,
+    WEIGHT,
+    Reader,
+    check_checkpoint,
+    content_hash,
+    find_checkpoint,
+    read_state,
+)
 
 # What makes the model that the weights belong to.
 MODEL_GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
@@ -40,15 +49,33 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return result
 
 
-def trained_weights(build_model: Callable[[], nn.Module], run: Path) -> dict[str, Tensor]:
-    """The best weights of a run for the model that `build_model` makes; adapters of that run are merged into them.
+def find_trained(run: Path) -> Path:
+    """The best checkpoint of a run, or its newest, by the name that it keeps."""
+    best = run / "checkpoints" / BEST
+    path = best.resolve() if best.exists() else find_checkpoint(run)
+    if path is None:
+        raise UserError(f"init_from={run} has no checkpoint: name a run that has trained")
+    return path.absolute()
+
+
+def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint for the model that `build_model` makes; its run's adapters are merged into them.
 
     Raises:
-        UserError: the run has no checkpoint, or its weights are those of another model.
+        UserError: the checkpoint is damaged, or its weights are those of another model.
     """
-    model = build_model()
-    instantiate(saved_config(run).lora, _convert_="all").apply(model)
-    fill(model, read_weights(run), run)
+    check_checkpoint(checkpoint)
+    model, run, base = build_model(), checkpoint.parent.parent, read_state(checkpoint)["base"]
+    if base:
+        model.load_state_dict(trained_weights(build_model, Path(base["path"])))
+    instantiate(saved_config(run).lora, _convert_="all").apply(model, adapt_only=base is not None)
+    frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
+    if base and content_hash(frozen.items()) != base["sha256"]:
+        raise UserError(f"init_from={run} has adapters of other weights than those in {base['path']}: put these back")
+    own_base = [checkpoint.parent / BASE] if frozen and not base else []
+    for path in own_base:
+        check_checkpoint(path)
+    fill(model, Reader(checkpoint, *own_base), run, frozen.keys() if base else set())
     merge(model)
     return {name: value for name, value in model.state_dict().items() if not name.endswith(ADAPTER_NAMES)}
 
@@ -60,27 +87,17 @@ def with_weights(build_model: Callable[[], nn.Module], weights: dict[str, Tensor
     return model
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
-    """Puts whole tensors into a model's parameters, tied ones once."""
-    parameters = dict(model.named_parameters())
-    wrong = {name for name in parameters.keys() & weights if parameters[name].shape != weights[name].shape}
-    if wrong := wrong | (parameters.keys() ^ weights.keys()):
-        name = min(wrong)
-        shapes = " instead of ".join(str(tuple(of[name].shape)) for of in (weights, parameters) if name in of)
-        raise UserError(
-            f"init_from={run} has weights of another model ({name}: {shapes}): leave out overrides of the model"
-        )
+def fill(model: nn.Module, reader: Reader, run: Path, filled: Set[str]) -> None:
+    """Puts whole tensors into those of a model's parameters that are not filled yet, tied ones once."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in filled}
+    shapes = {name.removeprefix(WEIGHT): reader.shape(name) for name in reader.names(WEIGHT)}
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            differing = f"{name} is {shapes.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
+            raise UserError(
+                f"init_from={run} has weights of another model ({differing}): leave out overrides of the model"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-
-
-def read_weights(run: Path) -> dict[str, Tensor]:
-    """The model's weights in the best checkpoint of a run, or in its newest, whatever strategy wrote it."""
-    best = run / "checkpoints" / BEST
-    path = best if best.exists() else find_checkpoint(run)
-    if path is None:
-        raise UserError(f"init_from={run} has no checkpoint: name a run that has trained")
-    check_checkpoint(path)
-    reader = Reader(path)
-    return {name.removeprefix(WEIGHT): reader[name] for name in reader.names(WEIGHT)}
+            parameter.copy_(reader[WEIGHT + name])

@@ -23,8 +23,8 @@ from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.lora import parameter_counts
 from txtrain.run import RunDirectory
-from txtrain.saving import checkpoint_step, resume_point
-from txtrain.start import trained_weights, with_weights
+from txtrain.saving import checkpoint_step, read_state, resume_point
+from txtrain.start import find_trained, trained_weights, with_weights
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
 from txtrain.trainer import check_numbers, divide_steps, new_trainer
@@ -71,9 +71,9 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         data.prepare()
         build_model = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
         model = check_model(config, parts, build_model)
-        if config.init_from and not config.resume:
-            weights = trained_weights(build_model, Path(config.init_from))
-            build_model = partial(with_weights, build_model, weights)
+        trained = trained_checkpoint(config, checkpoint)
+        if trained and (config.lora.rank or not config.resume):
+            build_model = partial(with_weights, build_model, trained_weights(build_model, trained))
     if config.dry_run:
         describe(config, model)
         return None
@@ -86,7 +86,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         run.create(OmegaConf.to_container(config, resolve=True), overrides, data.tokenizer)
     run.share()
     setup_logging(run.path, rank)
-    task = new_task(config, parts, build_model)
+    task = new_task(config, parts, build_model, trained)
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
@@ -150,11 +150,21 @@ def describe(config: DictConfig, model: nn.Module) -> None:
     log.info("dry run: the config is sound and nothing was written; leave out dry_run to train")
 
 
-def new_task(config: DictConfig, parts: Mapping[str, Any], build_model: Callable[[], nn.Module]) -> Task:
+def trained_checkpoint(config: DictConfig, resumed: Path | None) -> Path | None:
+    """The checkpoint that `init_from` means; a resumed run goes on with the one that its adapters began with."""
+    if not config.init_from:
+        return None
+    base = read_state(resumed)["base"] if resumed else None
+    return Path(base["path"]) if base else find_trained(Path(config.init_from))
+
+
+def new_task(
+    config: DictConfig, parts: Mapping[str, Any], build_model: Callable[[], nn.Module], trained: Path | None
+) -> Task:
     """The LightningModule."""
     return parts["task"](
         build_model=build_model,
-        adapt_only=config.init_from is not None,
+        trained=trained,
         compile_blocks=config.compile,
         seed=config.seed,
         **{part: parts[part] for part in ("lora", "checkpointing", "optimizer", "schedule", "loss")},

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,43 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.steps import is_last_step, is_log_step, new_step
 from txtrain.saving import (
+    BASE,
     BEST,
     LAST,
     PARTIAL,
+    WEIGHT,
     Part,
     Save,
     check_complete,
     checkpoint_name,
-    checkpoint_step,
     point,
     prune,
     publish,
     remove,
     write_manifest,
 )
+from txtrain.strategy.shards import whole_shape
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Writing:
-    """A checkpoint that is being written: what it will be called, and whether it is the best."""
+    """What is being written: what it will be called, which weights it must have, and whether it is the best."""
 
     path: Path
-    best: bool
+    weights: Mapping[str, nn.Parameter]
+    step: int
+    best: bool = False
+
+    @property
+    def partial(self) -> Path:
+        return self.path.with_name(self.path.name + PARTIAL)
 
 
 class Checkpoints(Checkpoint):
@@ -131,14 +140,28 @@ class Checkpoints(Checkpoint):
     def _write(self, trainer: Trainer, *, best: bool = False) -> bool:
         """Whether a checkpoint was written, or is being so. A full disk or a lost folder does not end the training."""
         self.finish_writing(trainer)
-        path = self.folder / checkpoint_name(trainer.global_step)
+        strategy: Any = trainer.strategy
+        step = trainer.global_step
+        path = self.folder / checkpoint_name(step)
         with self.clock.stopped():
-            trainer.save_checkpoint(path.with_name(path.name + PARTIAL), weights_only=False)
-            self._unfinished = _Writing(path=path, best=best)
-            written = (self.save.background and not self._asked) or self.finish_writing(trainer)
+            written = self._write_frozen(trainer)
+            if written:
+                self._unfinished = _Writing(path=path, weights=strategy.trained(), step=step, best=best)
+                trainer.save_checkpoint(self._unfinished.partial, weights_only=False)
+                written = (self.save.background and not self._asked) or self.finish_writing(trainer)
         self._due = self._asked = False
         self._saved_at = time.monotonic()
         return written
+
+    def _write_frozen(self, trainer: Trainer) -> bool:
+        """Writes the weights that no checkpoint holds, once in a run; whether they are there."""
+        strategy: Any = trainer.strategy
+        frozen, path = strategy.frozen(), self.folder / BASE
+        if not frozen or strategy.broadcast(path.exists()):
+            return True
+        self._unfinished = _Writing(path=path, weights=frozen, step=0)
+        strategy.save_frozen(self._unfinished.partial)
+        return self.finish_writing(trainer)
 
     def finish_writing(self, trainer: Trainer) -> bool:
         """Waits for what is being written, and gives it its name once all ranks are done; whether that went well."""
@@ -151,7 +174,7 @@ class Checkpoints(Checkpoint):
             trainer, writing, lambda: self._publish(trainer, writing, parts)
         )
         if not published and trainer.is_global_zero:
-            remove(writing.path.with_name(writing.path.name + PARTIAL))
+            remove(writing.partial)
         return published
 
     def _agree(self, trainer: Trainer, writing: "_Writing", step: Callable[[], list[Part]]) -> list[Part] | None:
@@ -160,7 +183,7 @@ class Checkpoints(Checkpoint):
         try:
             outcome = step()
         except OSError as error:
-            log.error("No checkpoint at step %d: %s. Training goes on.", checkpoint_step(writing.path), error)
+            log.error("No checkpoint at step %d: %s. Training goes on.", trainer.global_step, error)
         outcomes = [outcome]
         if trainer.world_size > 1:
             outcomes = [None] * trainer.world_size
@@ -168,18 +191,18 @@ class Checkpoints(Checkpoint):
         return None if None in outcomes else [part for parts in outcomes for part in parts or []]
 
     def _publish(self, trainer: Trainer, writing: "_Writing", parts: list[Part]) -> list[Part]:
+        strategy: Any = trainer.strategy
         if trainer.is_global_zero:
-            path, strategy = writing.path, trainer.strategy
-            partial = path.with_name(path.name + PARTIAL)
-            check_complete(partial, strategy.saved_shapes())
-            write_manifest(
-                partial, step=checkpoint_step(path), ranks=trainer.world_size, strategy=strategy.option, parts=parts
-            )
+            path, partial = writing.path, writing.partial
+            check_complete(partial, {WEIGHT + name: whole_shape(weight) for name, weight in writing.weights.items()})
+            made_by = {"ranks": trainer.world_size, "strategy": strategy.option}
+            write_manifest(partial, step=writing.step, parts=parts, **made_by)
             publish(partial, path)
-            point(self.folder / LAST, path)
-            if writing.best:
-                point(self.folder / BEST, path)
-            prune(self.folder, keep=self.save.keep, newest=checkpoint_step(path))
+            if path.name != BASE:
+                point(self.folder / LAST, path)
+                if writing.best:
+                    point(self.folder / BEST, path)
+                prune(self.folder, keep=self.save.keep, newest=writing.step)
         return []
 
 

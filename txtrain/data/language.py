@@ -170,11 +170,14 @@ class LanguageData(LightningDataModule):
         return self.trainer
 
     def _align(self, batch: int) -> None:
-        """On resume, make Lightning's count of micro-batches in this epoch the loader's.
+        """On resume, make Lightning's counts of micro-batches, of this epoch and of all, those of this accumulation.
 
         They differ where the devices or the micro-batch have changed since, or where the run was saved within a step.
         """
-        current = self._trainer().fit_loop.epoch_loop.batch_progress.current
-        shift = batch - current.processed
-        for name in ("ready", "started", "processed", "completed"):
-            setattr(current, name, getattr(current, name) + shift)
+        trainer = self._trainer()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        total = trainer.global_step * trainer.accumulate_grad_batches
+        for counts, processed in ((progress.current, batch), (progress.total, total)):
+            shift = processed - counts.processed
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(counts, name, getattr(counts, name) + shift)

@@ -50,6 +50,15 @@ def share_out(tensors: Iterable[tuple[str, Tensor]], *, rank: int, ranks: int) -
     return mine
 
 
+def content_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def pack_state(state: Mapping[str, Any]) -> bytes:
     """All that is no tensor of the model or the optimizer, as it is now."""
     buffer = io.BytesIO()

@@ -6,7 +6,7 @@ read, each process takes of each tensor what it holds. A copy is exact, so nothi
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,19 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from txtrain.errors import UserError
-from txtrain.saving import MOMENT, WEIGHT, Part, Reader, pack_state, read_manifest, read_state, share_out, write_part
+from txtrain.saving import (
+    BASE,
+    MOMENT,
+    WEIGHT,
+    Part,
+    Reader,
+    check_checkpoint,
+    pack_state,
+    read_manifest,
+    read_state,
+    share_out,
+    write_part,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,45 +62,56 @@ class Portable(Strategy):
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Copies all that belongs to the checkpoint to the CPU's memory and begins to write it, on all ranks."""
-        tensors = share_out(self._whole_tensors(), rank=self._rank, ranks=self._ranks)
-        state = pack_state(checkpoint) if self._rank == 0 else None
+        self._begin_to_write(Path(filepath), self._whole_tensors(), checkpoint)
+
+    def save_frozen(self, folder: Path) -> None:
+        """The same for the weights that never change, of which checkpoints hold none."""
+        frozen = ((WEIGHT + name, self._whole_weight(parameter)) for name, parameter in self.frozen().items())
+        self._begin_to_write(folder, frozen, {})
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that a checkpoint holds."""
+        return {name: parameter for name, parameter in self._weights() if parameter.requires_grad}
+
+    def frozen(self) -> dict[str, nn.Parameter]:
+        """The parameters that stay as they are, unless they are those of a model that was trained before."""
+        if getattr(self.lightning_module, "base", None) is not None:
+            return {}
+        return {name: parameter for name, parameter in self._weights() if not parameter.requires_grad}
+
+    def _begin_to_write(self, folder: Path, tensors: Iterable[tuple[str, Tensor]], state: Mapping[str, Any]) -> None:
+        mine = share_out(tensors, rank=self._rank, ranks=self._ranks)
+        packed = pack_state(state) if self._rank == 0 else None
         writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self.writing = writer.submit(write_part, Path(filepath), rank=self._rank, tensors=tensors, state=state)
+        self.writing = writer.submit(write_part, folder, rank=self._rank, tensors=mine, state=packed)
         writer.shutdown(wait=False)
 
-    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight that a checkpoint must have."""
-        return {WEIGHT + name: _whole_shape(parameter) for name, parameter in self._saved_parameters()}
-
     def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything, in the same order on all ranks."""
-        for name, parameter in self._saved_parameters():
+        """Everything that changes, in the same order on all ranks."""
+        for name, parameter in self.trained().items():
             yield WEIGHT + name, self._whole_weight(parameter)
-        for name, parameter in self._saved_parameters():
-            if parameter.requires_grad:
-                for key, value in self._whole_moments(parameter):
-                    yield f"{MOMENT}{name}/{key}", value
+        for name, parameter in self.trained().items():
+            for key, value in self._whole_moments(parameter):
+                yield f"{MOMENT}{name}/{key}", value
 
-    def _saved_parameters(self) -> list[tuple[str, nn.Parameter]]:
+    def _weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         task: Any = self.lightning_module
-        frozen_elsewhere = getattr(task, "base", None) is not None
-        return [
-            (name, parameter)
-            for name, parameter in task.model.named_parameters()
-            if parameter.requires_grad or not frozen_elsewhere
-        ]
+        return task.model.named_parameters()
 
     # In
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """What Lightning restores; the first process's choice of the checkpoint counts."""
         path = Path(self.broadcast(str(checkpoint_path)))
-        self._reader = Reader(path)
+        frozen = self.frozen()
+        if frozen and self._rank == 0:
+            check_checkpoint(path.parent / BASE)
+        self._reader = Reader(path, *([path.parent / BASE] if frozen else []))
         self._tell_change(read_manifest(path))
         return read_state(path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        parameters = dict(self._saved_parameters())
+        parameters = self.trained() | self.frozen()
         saved = {name.removeprefix(WEIGHT) for name in self._reader.names(WEIGHT)}
         if saved != parameters.keys():
             name = min(saved ^ parameters.keys())
@@ -101,13 +124,7 @@ class Portable(Strategy):
         for name in self._reader.names(MOMENT):
             parameter, _, key = name.removeprefix(MOMENT).rpartition("/")
             moments.setdefault(parameter, {})[key] = self._reader[name]
-        self._set_moments(
-            {
-                parameter: moments.get(name, {})
-                for name, parameter in self._saved_parameters()
-                if parameter.requires_grad
-            }
-        )
+        self._set_moments({parameter: moments.get(name, {}) for name, parameter in self.trained().items()})
         for group, rate in zip(self.optimizers[0].param_groups, checkpoint["optimizer_states"][0]["lr"], strict=True):
             group["lr"] = rate
         del self._reader
@@ -159,10 +176,6 @@ class Portable(Strategy):
 def _whole(tensor: Tensor) -> Tensor:
     """All of a tensor on every rank; each must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _held_like(parameter: nn.Parameter, value: Tensor) -> Tensor:

@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape of a weight, of which stage 3 leaves an empty tensor."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def whole_weight(parameter: nn.Parameter) -> Tensor:
     """The weight in float32 as the optimizer has it; a frozen one, which it has not, as the model has it."""
     from deepspeed.runtime.zero import GatheredParameters

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from txtrain.errors import UserError
 from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
 from txtrain.model.head import Loss, widest_float
 from txtrain.model.lora import LoRA
+from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, shard
 
@@ -31,7 +34,7 @@ class Task(LightningModule):
     Args:
         build_model: makes the model, on whatever device is current.
         lora: adapters to add.
-        adapt_only: whether the base is trained already, so that only adapters train.
+        trained: where the weights were taken from, if they are trained already: then only adapters train.
         checkpointing: which activations to keep.
         optimizer: makes the optimizer from the model.
         schedule: factor on the learning rate, by step.
@@ -51,16 +54,17 @@ class Task(LightningModule):
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Schedule,
         loss: Loss,
-        adapt_only: bool = False,
+        trained: Path | None = None,
         compile_blocks: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.build_model, self.lora, self.adapt_only, self.checkpointing = build_model, lora, adapt_only, checkpointing
+        self.build_model, self.lora, self.trained, self.checkpointing = build_model, lora, trained, checkpointing
         self.new_optimizer, self.schedule, self.loss = optimizer, schedule, loss
         self.compile_blocks, self.seed = compile_blocks, seed
         self.model: nn.Module = None  # type: ignore[assignment]  # until `configure_model`
         self.accepts: Callable[[], bool] | None = None  # asked before each optimizer step, if set
+        self.base: dict[str, str | None] | None = None
         self.grad_norm: Tensor | None = None
         self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
@@ -79,13 +83,21 @@ class Task(LightningModule):
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
             self.model = self.build_model()
-            self.lora.apply(self.model, adapt_only=self.adapt_only)
+            self.lora.apply(self.model, adapt_only=self.trained is not None)
+        self._identify_base()
         self.checkpointing.apply(self.model)
         if self.compile_blocks:
             for module in self.model.modules():
                 if isinstance(module, Block):
                     module.compile()
         shard(self.trainer.strategy, self.model)
+
+    def _identify_base(self) -> None:
+        """Notes where the frozen weights are, and what they are, of which checkpoints hold none."""
+        if self.trained is not None and self.lora.rank:
+            frozen = [(name, weight) for name, weight in self.model.named_parameters() if not weight.requires_grad]
+            same = content_hash(frozen) if self.global_rank == 0 else None
+            self.base = {"path": str(self.trained), "sha256": same}
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.new_optimizer(self.model)
@@ -185,9 +197,15 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokens_seen"] = int(self.tokens_seen)
+        checkpoint["base"] = self.base
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.tokens_seen = checkpoint["tokens_seen"]
+        if self.base is not None and self.global_rank == 0 and self.base["sha256"] != checkpoint["base"]["sha256"]:
+            raise UserError(
+                f"the weights in {self.base['path']} are not those that the adapters were trained on (their SHA-256 "
+                "differs): put these back, or start a new run"
+            )
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
