@@ -22,6 +22,7 @@ def cut_back(path: Path, step: int) -> int:
 
     From the first row of a later step on all goes, whatever it is: a summary, samples and the end of the run belong to
     rows that are logged again. The file is replaced, since a W&B process that outlived its run may still write to it.
+    One that is left with nothing goes: W&B writes 32 KiB at a time, and `wandb sync` sends none if it cannot read one.
     """
     data = path.read_bytes()
     end, last = HEADER, 0
@@ -30,7 +31,9 @@ def cut_back(path: Path, step: int) -> int:
         if found is not None and found > step:
             break
         end, last = after, last if found is None else found
-    if end < len(data):
+    if end == HEADER:
+        path.unlink()
+    elif end < len(data):
         beside = path.with_name(path.name + PARTIAL)
         beside.write_bytes(data[:end])
         os.replace(beside, path)
