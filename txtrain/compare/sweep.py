@@ -88,9 +88,10 @@ class Job:
                 self.state = self.summary.get("state", "interrupted" if self.directory.exists() else "waiting")
 
     def last_words(self) -> str:
-        """The last line of the log."""
+        """The last line of the log that is the job's own."""
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was printed")
+        own = (line.strip() for line in reversed(lines) if not line.startswith(("srun: ", "slurmstepd: ")))
+        return next(filter(None, own), "nothing was printed")
 
     def _read_summary(self) -> None:
         path = self.directory / "summary.json"
