@@ -90,7 +90,15 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     return config
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train}
+def audit(arguments: Sequence[str]) -> int:
+    """Show which samples a step of a run saw: txtrain audit RUN STEP."""
+    from txtrain.audit import audit
+
+    audit(arguments)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "audit": audit}
 
 
 def usage() -> str:

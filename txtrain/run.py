@@ -1,21 +1,25 @@
 """The run directory: all that a run leaves behind, in one folder."""
 
+import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 from txtrain.launch import find_launch, slurm_job, slurm_restarted
+
+if TYPE_CHECKING:
+    from txtrain.data.language import LanguageData
 
 ENVIRONMENT = "TXTRAIN_RUN_DIR"
 
 
 class RunDirectory:
-    """The folder of one run: config.yaml, overrides.txt, metrics.jsonl, train.log, checkpoints/, summary.json.
+    """The folder of one run: config.yaml, overrides.txt, data.json, metrics.jsonl, train.log, checkpoints/,
+    summary.json.
 
     Args:
         path: the folder. Nothing is written before `create`.
@@ -57,13 +61,15 @@ class RunDirectory:
                 f"run_dir={self.path} cannot be written: {existing} is not a writable folder, name another run_dir"
             )
 
-    def create(self, config: dict[str, Any], overrides: list[str], tokenizer: Tokenizer) -> None:
-        """Makes the folder and writes down what was asked for, and the tokenizer."""
+    def create(self, config: dict[str, Any], overrides: list[str], data: "LanguageData") -> None:
+        """Makes the folder and writes down what was asked for, the tokenizer, and which data these are."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
-            tokenizer.save(self.path / "tokenizer.json")
+            data.tokenizer.save(self.path / "tokenizer.json")
+            record = {"fingerprint": data.folder.name, "samples": len(data.windows("train"))}
+            (self.path / "data.json").write_text(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(
                 f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"

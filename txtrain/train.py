@@ -83,7 +83,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
 
     if rank == 0 and not config.resume:
         config.run_dir = str(run.path)
-        run.create(OmegaConf.to_container(config, resolve=True), overrides, data.tokenizer)
+        run.create(OmegaConf.to_container(config, resolve=True), overrides, data)
     run.share()
     setup_logging(run.path, rank)
     task = new_task(config, parts, build_model, trained)

@@ -86,7 +86,7 @@ class Samples(Callback):
 
     def _report(self, trainer: Trainer) -> None:
         step, prompt, text = self.rows[-1]
-        log.info("sample at step %d  %s|%s", step, _one_line(prompt), _one_line(text))
+        log.info("sample at step %d  %s|%s", step, one_line(prompt), one_line(text))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard | WandB):
                 logger.log_samples(self.rows)
@@ -113,5 +113,6 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """For a line of a terminal."""
     return printable(text).replace("\n", "⏎")

@@ -80,18 +80,15 @@ class LanguageData(LightningDataModule):
         """Documents to validate on, where the user gave them apart."""
         return None
 
-    def prepare(self) -> None:
-        """Make or find the tokens; safe to call from any number of processes at once."""
-        name = cache.fingerprint(
+    def fingerprint(self) -> str:
+        """The name of the tokens: another one for another text, tokenizer or split."""
+        return cache.fingerprint(
             source=self.identity(), tokenizer=self.tokenizer.fingerprint(), validation_fraction=self.validation_fraction
         )
-        self.folder = cache.entry(self.cache_dir, name, self._write)
-        self.tokenizer.load(self.folder / "tokenizer.json")
-        counts = cache.read_counts(self.folder)
-        self.dtype = counts.dtype
-        self.train_tokens = counts.train_tokens
-        self.validation_tokens = counts.validation_tokens
-        self.validation_bytes = counts.validation_bytes
+
+    def prepare(self) -> None:
+        """Make or find the tokens; safe to call from any number of processes at once."""
+        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
         if not self.validation_bytes:
             raise UserError(
                 f"{self._named()} leaves no text for validation: give more or set data.validation_fraction=0.5"
@@ -101,6 +98,16 @@ class LanguageData(LightningDataModule):
                 f"data.seq_len={self.seq_len} is more than the {self.train_tokens} tokens of the training text: "
                 f"give more text or set data.seq_len={self.train_tokens} or less"
             )
+
+    def open(self, folder: Path) -> None:
+        """Work with an entry of the cache."""
+        self.folder = folder
+        self.tokenizer.load(folder / "tokenizer.json")
+        counts = cache.read_counts(folder)
+        self.dtype = counts.dtype
+        self.train_tokens = counts.train_tokens
+        self.validation_tokens = counts.validation_tokens
+        self.validation_bytes = counts.validation_bytes
 
     def _write(self, folder: Path) -> None:
         apart = self.validation_documents()

@@ -1,0 +1,151 @@
+"""Which samples an optimizer step of a run saw: computed from its directory, without the run."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+
+from txtrain.callbacks.samples import one_line
+from txtrain.config import check, saved_config, to_plain
+from txtrain.data.language import LanguageData
+from txtrain.data.order import samples_of_step
+from txtrain.data.packing import Windows
+from txtrain.errors import UserError
+
+USAGE = """txtrain audit RUN STEP: which samples an optimizer step of a run saw
+
+  RUN      a run directory
+  STEP     a step, such as 120, or a range, such as 120..125
+  --json   for programs: one JSON object
+
+Steps count from 1, as in train.log and metrics.jsonl. It needs no checkpoint and no GPU."""
+TOKENS = 24  # of a sample that are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sample as a step saw it: its number, the first of its tokens in the token file, and how its text begins."""
+
+    index: int
+    token: int | None
+    text: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one optimizer step saw: the samples at the positions from `position` on of an epoch's order."""
+
+    step: int
+    epoch: int
+    position: int
+    samples: list[Sample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The data of a run as they are now.
+
+    Attributes:
+        state: whether they are still those that the run saw, in words.
+        unchanged: whether they are.
+        windows: what the run saw, None where it is lost.
+    """
+
+    data: LanguageData
+    state: str
+    unchanged: bool
+    windows: Windows | None
+
+
+def audit(arguments: Sequence[str]) -> None:
+    """Prints what the command line asks for."""
+    if {"--help", "-h"} & set(arguments):
+        print(USAGE)
+        return
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    words = [argument for argument in arguments if argument not in flags]
+    if flags not in ([], ["--json"]):
+        raise UserError(f"{' '.join(flags)} is no flag of audit: type txtrain audit RUN STEP, and --json if you like")
+    if len(words) != 2:
+        raise UserError(f"audit needs a run and a step, got {len(words)} words: type txtrain audit RUN STEP")
+    run, steps = Path(words[0]), read_steps(words[1])
+    record = read_record(run)
+    source = find_source(run, record["fingerprint"])
+    found = list(seen(source, size=record["samples"], steps=steps))
+    if flags:
+        outcome = {"run": str(run), "data": source.state, "data_unchanged": source.unchanged}
+        print(json.dumps(outcome | {"steps": [asdict(step) for step in found]}, ensure_ascii=False, indent=2))
+    else:
+        print(f"data  {source.state}")
+        for step in found:
+            tell(step)
+
+
+def read_steps(text: str) -> range:
+    """`120` or `120..125`."""
+    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise UserError(f"STEP is {text}: give a step from 1 on, such as 120, or a range, such as 120..125")
+    return range(first, last + 1)
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """What the run wrote down of its data."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is no run directory (it has no config.yaml): type txtrain audit runs/NAME/RUN STEP")
+    try:
+        record: dict[str, Any] = json.loads((run / "data.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / 'data.json'} cannot be read ({error}): restore it or name another run") from error
+    return record
+
+
+def find_source(run: Path, fingerprint: str) -> Source:
+    """The tokens that the run saw, if they are in the cache or can be made again, and whether the data have changed."""
+    config = to_plain(saved_config(run))
+    check(config)
+    tokenizer = instantiate(config["tokenizer"], _convert_="all")
+    data: LanguageData = instantiate(config["data"], _convert_="all")(tokenizer=tokenizer, seed=config["seed"])
+    try:
+        now = data.fingerprint()
+        state = "unchanged since the run" if now == fingerprint else "changed since the run"
+    except UserError as error:
+        now, state = None, f"cannot be read now ({error})"
+    folder = data.cache_dir / fingerprint
+    if now == fingerprint:
+        data.prepare()
+    elif folder.is_dir():
+        data.open(folder)
+        state += f"; shown is what the run saw, from {folder}"
+    else:
+        return Source(data=data, state=f"{state}, and {folder} is gone: no texts", unchanged=False, windows=None)
+    return Source(data=data, state=state, unchanged=now == fingerprint, windows=data.windows("train"))
+
+
+def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
+    """What the run's steps saw of `size` samples."""
+    for step in steps:
+        found = samples_of_step(step, size=size, batch_size=source.data.batch_size, seed=source.data.seed)
+        samples = [new_sample(source, int(index)) for index in found.samples]
+        yield Step(step=step, epoch=found.epoch, position=found.position, samples=samples)
+
+
+def new_sample(source: Source, index: int) -> Sample:
+    if source.windows is None:
+        return Sample(index=index, token=None, text=None)
+    token = index * source.windows.seq_len
+    ids = source.windows.stream[token : token + TOKENS].tolist()
+    return Sample(index=index, token=token, text=source.data.tokenizer.decode(ids))
+
+
+def tell(step: Step) -> None:
+    last = step.position + len(step.samples) - 1
+    print(f"step {step.step}  epoch {step.epoch}, positions {step.position} to {last}")
+    for sample in step.samples:
+        text = "" if sample.text is None else f"  from token {sample.token}: {one_line(sample.text)}"
+        print(f"  sample {sample.index}{text}")
