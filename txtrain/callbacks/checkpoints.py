@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.steps import is_last_step, is_log_step, new_step
+from txtrain.logger import LOG_ONLY
 from txtrain.saving import (
     BASE,
     BEST,
@@ -45,6 +46,7 @@ class _Writing:
     weights: Mapping[str, nn.Parameter]
     step: int
     best: bool = False
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def partial(self) -> Path:
@@ -66,6 +68,7 @@ class Checkpoints(Checkpoint):
         self._step = 0
         self._due = self._asked = self._stop = False
         self._unfinished: _Writing | None = None
+        self._seconds_to_copy = 0.0
         self._saved_at = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,6 +151,7 @@ class Checkpoints(Checkpoint):
             if written:
                 self._unfinished = _Writing(path=path, weights=strategy.trained(), step=step, best=best)
                 trainer.save_checkpoint(self._unfinished.partial, weights_only=False)
+                self._seconds_to_copy = time.monotonic() - self._unfinished.since
                 written = (self.save.background and not self._asked) or self.finish_writing(trainer)
         self._due = self._asked = False
         self._saved_at = time.monotonic()
@@ -203,6 +207,9 @@ class Checkpoints(Checkpoint):
                 if writing.best:
                     point(self.folder / BEST, path)
                 prune(self.folder, keep=self.save.keep, newest=writing.step)
+            size, seconds = sum(part.bytes for part in parts), time.monotonic() - writing.since
+            told = (path.name, size, self._seconds_to_copy, seconds)
+            log.info("%s: %d bytes, copied in %.2f s, written after %.2f s", *told, extra=LOG_ONLY)
         return []
 
 

@@ -5,6 +5,7 @@ read, each process takes of each tensor what it holds. A copy is exact, so nothi
 """
 
 import logging
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from txtrain.errors import UserError
+from txtrain.logger import LOG_ONLY
 from txtrain.saving import (
     BASE,
     MOMENT,
@@ -102,7 +104,7 @@ class Portable(Strategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """What Lightning restores; the first process's choice of the checkpoint counts."""
-        path = Path(self.broadcast(str(checkpoint_path)))
+        self._since, path = time.monotonic(), Path(self.broadcast(str(checkpoint_path)))
         frozen = self.frozen()
         if frozen and self._rank == 0:
             check_checkpoint(path.parent / BASE)
@@ -128,6 +130,10 @@ class Portable(Strategy):
         for group, rate in zip(self.optimizers[0].param_groups, checkpoint["optimizer_states"][0]["lr"], strict=True):
             group["lr"] = rate
         del self._reader
+        if self._rank == 0:
+            log.info(
+                "Weights and optimizer restored in %.2f s", time.monotonic() - self._since, extra=LOG_ONLY
+            )
 
     def _tell_change(self, manifest: Mapping[str, Any]) -> None:
         before, now = (manifest["ranks"], manifest["strategy"]), (self._ranks, self.option)
