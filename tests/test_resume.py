@@ -37,6 +37,7 @@ TINY = [
 ]
 ONE = ["trainer.devices=1"]
 TWO = ["trainer.devices=2"]
+WORKERS = [*ONE, "data.num_workers=2", "data.packing=documents", "save.background=true"]
 STRATEGIES = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
 
 
@@ -91,8 +92,8 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [ONE, *([*TWO, f"strategy={name}"] for name in STRATEGIES)],
-    ids=["one", *STRATEGIES],
+    [ONE, WORKERS, *([*TWO, f"strategy={name}"] for name in STRATEGIES)],
+    ids=["one", "workers", *STRATEGIES],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list[str]) -> None:
     if "deepspeed" in overrides[-1]:
