@@ -1,6 +1,6 @@
 """A small clone for tests of the command line: its own config tree, and a train function that takes no time.
 
-The seed says how a run ends: 0 well, 1 by a bug, 2 by a user's mistake, 3 not before it is stopped.
+The seed says how a run ends: 0 well, 1 by a bug, 2 by a user's mistake, 3 not before it is stopped, or a file `end` is there.
 """
 
 import json
@@ -34,7 +34,10 @@ def train(config, overrides):
     if config.seed == 3:
         rank = subprocess.Popen([sys.executable, "-c", IGNORING])
         print("processes", os.getpid(), rank.pid, flush=True)
-        time.sleep(60)
+        for _ in range(600):
+            if os.path.exists("end"):
+                break
+            time.sleep(0.1)
     if config.run_dir:
         os.makedirs(config.run_dir, exist_ok=True)
         summary = {{"validation_loss": 2 + config.model.dropout, "tokens_per_second": 1000.0, "state": "finished"}}

@@ -85,7 +85,7 @@ class Job:
         else:
             self._read_summary()
             if self.state != "failed":
-                self.state = self.summary.get("state", "interrupted" if self.directory.exists() else "waiting")
+                self.state = self.summary.get("state", "waiting" if self.done else self.state)
 
     def last_words(self) -> str:
         """The last line of the log that is the job's own."""
@@ -163,6 +163,10 @@ class Sweep:
         ]
         return ", ".join(f"{key}={before.get(key, 'its default')}" for key in fixed)
 
+    def _asked(self) -> list[Job]:
+        """Without those that only an earlier run asked for, such as what Optuna had proposed when it was killed."""
+        return [job for job in self.jobs if job not in self._earlier]
+
     def discard_unused(self) -> None:
         """Remove the folders that the sweeper made, if a mistake was found before any job began."""
         if not self.jobs and self.directory.is_dir():
@@ -217,13 +221,13 @@ class Sweep:
         """Print the table, where its CSV is and how to go on, and return the exit code: 1 if a job is not finished."""
         print(f"\n{self.table()}\n\n{self.directory / 'sweep.csv'}", flush=True)
         self.tell_how_to_go_on()
-        return int(any(job.state == "failed" or not job.done for job in self.jobs))
+        return int(any(job.state == "failed" or not job.done for job in self._asked()))
 
     def tell_how_to_go_on(self) -> None:
         """Print the command line that does what is left, if anything is."""
-        if any(not job.done for job in self.jobs):
+        if any(not job.done for job in self._asked()):
             print(f"go on: {self.go_on}", flush=True)
-        elif any(job.state == "failed" for job in self.jobs):
+        elif any(job.state == "failed" for job in self._asked()):
             print(f"try the failed jobs again: {self.go_on} hydra.launcher.retry_failed=true", flush=True)
 
 
