@@ -135,7 +135,7 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
 
 def point_to_resume(config: DictConfig, run_dir: Path) -> Path:
     """The newest whole checkpoint, if there is something left to train."""
-    checkpoint, last = resume_point(run_dir), config.trainer.max_steps
+    checkpoint, last = resume_point(run_dir, contents=rank_zero_only.rank == 0), config.trainer.max_steps
     step = checkpoint_step(checkpoint)
     if 0 < last <= step:
         raise UserError(f"{run_dir} is finished at step {step} of {last}: type trainer.max_steps={2 * step} to go on")

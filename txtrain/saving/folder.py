@@ -35,15 +35,19 @@ def find_checkpoint(run_dir: Path) -> Path | None:
     return next((path for path in list_checkpoints(run_dir / "checkpoints") if damage(path) is None), None)
 
 
-def resume_point(run_dir: Path) -> Path:
+def resume_point(run_dir: Path, *, contents: bool = True) -> Path:
     """The newest whole checkpoint of a run; newer ones that are damaged are named.
+
+    Args:
+        run_dir: of the run.
+        contents: whether to read all files; one process does so, whose choice the others follow.
 
     Raises:
         UserError: there is none.
     """
     found = None
     for path in list_checkpoints(run_dir / "checkpoints"):
-        found = damage(path)
+        found = damage(path, contents=contents)
         if found is None:
             return path
         log.warning("Checkpoint %s cannot be read (%s): looking for the one before.", path, found)
