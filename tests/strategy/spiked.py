@@ -51,11 +51,11 @@ class Weights(Callback):
         self.after.append({name: whole(parameter) for name, parameter in task.model.named_parameters()})
 
 
-def fit(*, optimizer, arguments, factor, on_spike="skip", **options):
+def fit(*, optimizer, arguments, factor, clip, **options):
     """Trains a few steps and returns the weights after each and the steps that were left out."""
     spikes.ENOUGH, spikes.DEVIATIONS = 2, 100.0  # a window for few steps
-    weights, guard = Weights(), spikes.Spikes(run_dir="run", on_spike=on_spike)
-    trainer, loader = new_trainer(callbacks=[guard, weights], **options)
+    weights, guard = Weights(), spikes.Spikes(run_dir="run", on_spike="skip")
+    trainer, loader = new_trainer(callbacks=[guard, weights], gradient_clip_val=clip, **options)
     task = new_task(optimizer, arguments)
     poison(task, float(factor))
     trainer.fit(task, train_dataloaders=loader, val_dataloaders=loader)
