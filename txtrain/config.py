@@ -38,6 +38,7 @@ RESUMABLE = (
     "trainer",
     "strategy",
     "logger",
+    "samples",
     "save",
     "data.micro_batch_size",
     "schedule.decay",

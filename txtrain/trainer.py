@@ -56,7 +56,7 @@ def new_trainer(
 ) -> tuple[Trainer, Summary]:
     """The Trainer, and the callback that tells and keeps the outcome."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"])
+    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"], samples=parts["samples"])
     trainer = parts["trainer"](
         strategy=strategy,
         plugins=find_launch().environment(),

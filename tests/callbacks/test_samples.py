@@ -1,14 +1,18 @@
 """Sampled text, and that it disturbs nothing."""
 
+import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from tests.callbacks.tiny import VOCABULARY, Run
-from txtrain.callbacks.samples import evaluating, printable
+from txtrain.callbacks.clock import Clock
+from txtrain.callbacks.samples import Samples, evaluating, printable
+from txtrain.cli import main
 from txtrain.generate import sample
 
 
@@ -84,3 +88,35 @@ def test_the_text_ends_where_the_document_does(tmp_path: Path) -> None:
 
 def test_nothing_but_text_and_line_ends_reaches_the_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\td\x07é") == "a�[2Jb\nc�d�é"
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"length": -1}, "samples.length is -1: give a number of tokens, or samples.length=0 for none"),
+        ({"temperature": -0.5}, "samples.temperature is -0.5: give 0 or more, such as samples.temperature=0.8"),
+        ({"top_k": 0}, "samples.top_k is 0: give 1 or more, or samples.top_k=null for all tokens"),
+    ],
+)
+def test_settings_that_draw_nothing_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Samples(clock=Clock(), **setting)
+
+
+def test_the_config_says_what_is_written_also_for_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 400)
+    small = ["data=text", "data.path=text.txt", "tokenizer=char", "data.seq_len=16", "model.dim=16", "logger=none"]
+    small += ["model.num_layers=1", "model.num_heads=1", "model.num_kv_heads=1", "trainer.accelerator=cpu"]
+    small += ["data.batch_size=2", "run_dir=run", "trainer.val_check_interval=2", "trainer.limit_val_batches=1"]
+    steps, samples = ["trainer.max_steps=2"], ["samples.prompt='to be'", "samples.length=3"]
+    assert main(["train", *small, *steps, *samples]) == 0
+    first = json.loads((tmp_path / "run/summary.json").read_text())["sample"]
+    assert first.startswith("to be") and len(first) == len("to be") + 3
+    assert main(["train", "resume=run", "trainer.max_steps=4", "samples.length=7"]) == 0
+    second = json.loads((tmp_path / "run/summary.json").read_text())["sample"]
+    assert second.startswith("to be") and len(second) == len("to be") + 7
+    assert main(["train", *small, *steps, "run_dir=other", "samples.top_k=0"]) == 1
+    assert "error: samples.top_k is 0" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """A task and its data that are as small as can be, with what the callbacks ask of the real ones."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 from txtrain.callbacks import new_callbacks
+from txtrain.callbacks.samples import Samples
 from txtrain.data.loader import EvaluationLoader, StepLoader
 from txtrain.model import Decoder
 from txtrain.saving import Save
@@ -151,7 +153,10 @@ class Run:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.run_dir, self.task, self.data = run_dir, TinyTask(), TinyData(accumulation)
         callbacks, self.summary = new_callbacks(
-            run_dir=run_dir, config=CONFIG, save=Save(every=every, keep=keep), samples=samples or {"length": 4}
+            run_dir=run_dir,
+            config=CONFIG,
+            save=Save(every=every, keep=keep),
+            samples=partial(Samples, **samples or {"length": 4}),
         )
         self.trainer = Trainer(
             strategy=OneDevice(device=torch.device("cpu")),

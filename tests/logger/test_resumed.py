@@ -70,7 +70,7 @@ def test_offline_segments_of_a_killed_run_share_the_id_and_no_step(
     assert (first.exit_code, second.exit_code) == (None, 0)
     assert [row["_step"] for row in second.history if "samples/nrows" in row] == [8, 9]
 
-    send(caplog.messages[-1].partition("send it with: ")[2], server)
+    send(caplog.messages[-1].partition("send it with: ")[2], server, tmp_path)
     sent = server.runs[first.id]
     assert [(row["_step"], row["train/loss"]) for row in sent.rows] == [
         (row["_step"], row["train/loss"]) for row in (*first.history, *second.history)
@@ -90,15 +90,16 @@ def test_what_was_not_written_when_a_run_was_killed_is_logged_when_it_goes_on(
     assert steps(segment) == list(range(1, 10))
     assert all("train/loss" in row for row in segment.history)
     assert [row["_step"] for row in segment.history if "validation/loss" in row] == [4, 8, 9]
-    send(caplog.messages[-1].partition("send it with: ")[2], server)
+    send(caplog.messages[-1].partition("send it with: ")[2], server, tmp_path)
     assert server.runs[segment.id].steps == list(range(1, 10))
 
 
-def send(command: str, server: Server) -> None:
-    """Runs what the last line says to."""
+def send(command: str, server: Server, folder: Path) -> None:
+    """Runs what the last line says to; wandb leaves a log in the folder."""
     account = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url}
     words = [str(Path(sys.executable).with_name("wandb")), *shlex.split(command)[1:]]
-    run = subprocess.run(words, env={**os.environ, **account}, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, **account}
+    run = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("Finished syncing") == len(words) - 2, run.stderr
 
@@ -128,6 +129,7 @@ def test_a_run_that_had_no_logger_brings_its_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("before", ["tensorboard", "none"])
 def test_tensorboard_shows_each_step_once(tmp_path: Path, before: str) -> None:
     killed_run(tmp_path / "run", before, 7)
+    time.sleep(1)  # TensorBoard orders files by the second in their names, and no process starts within one
     resume(tmp_path / "run", "tensorboard")
     shown = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [event.step for event in shown.Scalars("train/loss")] == list(range(1, 10))

@@ -1,6 +1,6 @@
 """What happens beside the training steps: numbers, progress, samples, checkpoints, summaries. One small file each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from txtrain.saving import Save
 
 
 def new_callbacks(
-    *, run_dir: Path, config: Mapping[str, Any], save: Save, samples: Mapping[str, Any] | None = None
+    *, run_dir: Path, config: Mapping[str, Any], save: Save, samples: Callable[..., Samples]
 ) -> tuple[list[Callback], Summary]:
     """All callbacks of a run in the order in which their hooks must run, and the one whose `finish` ends it.
 
@@ -29,11 +29,11 @@ def new_callbacks(
         run_dir: where they write.
         config: the run's, plain.
         save: when to write checkpoints.
-        samples: arguments of `Samples` beside the clock.
+        samples: makes the callback that writes some.
     """
     clock = Clock()
     metrics = Metrics(run_dir=run_dir, clock=clock)
-    texts = Samples(clock=clock, **(samples or {}))
+    texts = samples(clock=clock)
     spikes = Spikes(run_dir=run_dir, on_spike=config["on_spike"])
     summary = Summary(run_dir=run_dir, config=config, metrics=metrics, samples=texts, spikes=spikes)
     progress = Progress(metrics=metrics, clock=clock)

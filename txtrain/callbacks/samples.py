@@ -40,6 +40,12 @@ class Samples(Callback):
         temperature: float = 0.8,
         top_k: int | None = 50,
     ) -> None:
+        if length < 0:
+            raise ValueError(f"samples.length is {length}: give a number of tokens, or samples.length=0 for none")
+        if temperature < 0:
+            raise ValueError(f"samples.temperature is {temperature}: give 0 or more, such as samples.temperature=0.8")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"samples.top_k is {top_k}: give 1 or more, or samples.top_k=null for all tokens")
         self.clock, self.prompt, self.length, self.temperature, self.top_k = clock, prompt, length, temperature, top_k
         self.rows: list[list[Any]] = []
         self._first_tokens: list[int] | None = None
