@@ -1,6 +1,6 @@
 """A small clone for tests of the command line: its own config tree, and a train function that takes no time.
 
-The seed says how a run ends: 0 well, 1 by a bug, 2 by a user's mistake, 3 not before it is stopped, or a file `end` is there.
+The seed says how a run ends: 0 well, 1 by a bug, 2 by a mistake, 3 not before it is stopped or a file `end` is there.
 """
 
 import json

@@ -131,9 +131,7 @@ class Portable(Strategy):
             group["lr"] = rate
         del self._reader
         if self._rank == 0:
-            log.info(
-                "Weights and optimizer restored in %.2f s", time.monotonic() - self._since, extra=LOG_ONLY
-            )
+            log.info("Weights and optimizer restored in %.2f s", time.monotonic() - self._since, extra=LOG_ONLY)
 
     def _tell_change(self, manifest: Mapping[str, Any]) -> None:
         before, now = (manifest["ranks"], manifest["strategy"]), (self._ranks, self.option)
