@@ -20,7 +20,7 @@ from txtrain.callbacks.samples import Samples, printable
 from txtrain.callbacks.spikes import Spikes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
-from txtrain.saving import BEST, LAST, PARTIAL
+from txtrain.saving import BEST, LAST, PARTIAL, remove
 from txtrain.signals import Interrupted
 from txtrain.strategy import is_lost
 
@@ -174,8 +174,13 @@ def why_stopped(trainer: Any) -> str:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    text = json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n"
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:  # the run is over, and well
+        log.warning("%s cannot be written (%s).", path, error.strerror)
+        remove(partial)
 
 
 def _option(node: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ def setup_logging(run_dir: Path | None, rank: int) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     _replace_handlers(ours, [_Terminal(), file])
     ours.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    logging.raiseExceptions = False  # libraries log to files of their own, and a full disk is told by ours
     logging.captureWarnings(True)
     for name in LIBRARIES:
         _replace_handlers(logging.getLogger(name), [file])
@@ -64,9 +65,7 @@ class _File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        elif not self._told:
+        if isinstance(error, OSError) and not self._told:
             self._told = True
             message = f"{self.baseFilename} cannot be written ({error.strerror}): its lines are only here."
             _Terminal().emit(logging.LogRecord(record.name, logging.WARNING, "", 0, message, None, None))
