@@ -83,7 +83,7 @@ class ProcessLauncher(SweepLauncher):
                 time.sleep(0.1)
         except BaseException:
             if running:
-                print(f"\nending {len(running)} jobs, once they have saved a checkpoint", flush=True)
+                print("\nending the jobs that run, once they have saved (again: at once)", flush=True)
             end([process for process, _ in running.values()])
             for job, (process, _) in running.items():
                 self.end(job, process.returncode)
