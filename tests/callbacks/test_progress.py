@@ -15,7 +15,7 @@ from txtrain.logger import setup_logging
 def output(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=200, highlight=False, soft_wrap=True)
-    for module in ("txtrain.logger", "txtrain.callbacks.progress"):
+    for module in ("txtrain.logger.lines", "txtrain.callbacks.progress"):
         monkeypatch.setattr(f"{module}.console", console)
     run_dir.mkdir()
     setup_logging(run_dir, 0)
