@@ -12,6 +12,7 @@ from types import FrameType
 
 # SLURM sends the last one before a job's time is over, if its script asks for it (`--signal=USR1@120`).
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+WORKER_GRACE = 120  # seconds
 FIRST_CTRL_C = b"\nCtrl-C: saving a checkpoint after this step; once more ends at once\n"
 
 
@@ -81,3 +82,12 @@ class Inbox:
 
 
 inbox = Inbox()
+
+
+def outlive(_: int) -> None:
+    """Has a worker of a DataLoader go on for a while after SIGTERM, which SLURM sends to all processes of a job.
+
+    Whoever started it still needs it for the step that it finishes.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from txtrain.data.order import permute
 from txtrain.data.packing import IGNORED, PADDING
+from txtrain.signals import outlive
 
 Batch = dict[str, Tensor]
 
@@ -94,6 +95,7 @@ class StepLoader:
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
+            worker_init_fn=outlive,
             generator=torch.Generator(),  # its own: an iterator otherwise draws its seed from the global generator
         )
 

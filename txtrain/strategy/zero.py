@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from filelock import FileLock
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.cpp_extension import _get_build_directory
 
 from txtrain.errors import UserError
 from txtrain.strategy import shards
@@ -92,7 +94,7 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LambdaLR | None = None
     ) -> tuple[Any, Optimizer]:
-        if self.config["zero_optimization"].get("offload_optimizer"):
+        if self._offloads_optimizer:
             # Without a DeepSpeed optimizer for CPUs DeepSpeed refuses to go on unless told.
             self.config["zero_force_ds_cpu_optimizer"] = False
             if type(optimizer) is torch.optim.AdamW and (cpu_adam := load_cpu_adam()):
@@ -105,8 +107,13 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
 
     @property
     def option(self) -> str:
-        section = self.config["zero_optimization"]
-        return f"deepspeed_zero{section['stage']}" + ("_offload" if section.get("offload_optimizer") else "")
+        stage = self.config["zero_optimization"]["stage"]
+        return f"deepspeed_zero{stage}" + ("_offload" if self._offloads_optimizer else "")
+
+    @property
+    def _offloads_optimizer(self) -> bool:
+        offload = self.config["zero_optimization"].get("offload_optimizer") or {}
+        return offload.get("device", "none") != "none"
 
     def _whole_weight(self, parameter: nn.Parameter) -> Tensor:
         return shards.whole_weight(parameter)
@@ -156,13 +163,24 @@ def load_cpu_adam() -> Callable[..., Optimizer] | None:
 
     log.info("Optimizer: DeepSpeed's AdamW for CPUs, compiled when it is first used here, in a minute or two")
     try:
-        with _quiet():
+        with _quiet(), _no_lock_left("cpu_adam"):
             CPUAdamBuilder().load(verbose=False)
     except Exception as error:  # whatever a compiler may say
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         log.info("Optimizer: torch's AdamW, since DeepSpeed's for CPUs cannot be compiled (%s)", reason)
         return None
     return DeepSpeedCPUAdam
+
+
+@contextlib.contextmanager
+def _no_lock_left(operation: str) -> Iterator[None]:
+    """Around the load of a compiled operation, which torch locks by a file: a process killed meanwhile leaves it, and
+    all later ones would wait for it for ever. The system's lock ends with its process; who has it may remove the file.
+    """
+    folder = Path(_get_build_directory(operation, verbose=False))
+    with FileLock(folder / "txtrain.lock"):
+        (folder / "lock").unlink(missing_ok=True)
+        yield
 
 
 def _without_torchs_own(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
