@@ -102,6 +102,21 @@ def test_a_signal_at_a_random_moment(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_all_processes_are_told_and_the_workers_too(number: int, tmp_path: Path) -> None:
+    """As by SLURM, which does not know a worker that prepares batches from a rank."""
+    settings = [*SETTINGS, *TWO, "data.num_workers=1", f"data.cache_dir={tmp_path / 'cache'}"]
+    process = start(tmp_path, "run_dir=run", *settings, "trainer.max_steps=10000")
+    wait_until(lambda: trained(tmp_path / "run") >= 3, process)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == 128 + number
+    outcome = json.loads((tmp_path / "run/summary.json").read_text())
+    assert outcome["state"] == "interrupted"
+    assert (tmp_path / "run/checkpoints/last").resolve().name == f"step_{outcome['steps']:08d}.ckpt"
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, "run_dir=run", *SETTINGS, *TWO, *LONG, f"data.cache_dir={tmp_path / 'cache'}")
     output = tmp_path / "output.txt"
