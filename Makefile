@@ -13,7 +13,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint wheel clean
+.PHONY: help setup train test test-heavy lint wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ train: $(INSTALLED) ## set up, then train; ARGS="norm=post lora.rank=8" override
 
 test: $(INSTALLED) ## set up, then run the test suite; ARGS="tests/test_packaging.py -x" narrows it
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --timeout 600 $(ARGS)
+
+test-heavy: $(INSTALLED) ## set up, then run the tests that `make test` leaves out: more strategies and moments, half an hour
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --timeout 1200 -m heavy $(ARGS)
 
 lint: $(INSTALLED) ## set up, then check style, format and types
 	@$(PY) -m ruff check .

@@ -66,7 +66,7 @@ def check_same(parts: Path, whole: Path) -> None:
     assert rows(whole) == rows(parts)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "number, overrides",
     [
@@ -149,7 +149,9 @@ def test_while_data_are_prepared_it_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_zero2"])
+@pytest.mark.parametrize(
+    "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("fsdp", "deepspeed_zero2"))]
+)
 @pytest.mark.parametrize("death", ["killed", "fails"])
 def test_a_process_that_dies_ends_the_other(
     death: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,8 @@ from tests.strategy import worker
 from tests.strategy.spiked import is_poisoned
 from txtrain.data.loader import StepLoader
 
+pytestmark = pytest.mark.heavy  # tests/test_spikes.py shows it on one process
+
 SCRIPT = Path(__file__).parent / "spiked.py"
 STRATEGIES = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload"]
 ADAMW = {"optimizer": "adamw", "arguments": {"lr": 0.01, "eps": 1e-6}, "clip": 0.2}
