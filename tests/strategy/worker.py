@@ -104,9 +104,9 @@ class Watch(Callback):
         for name in ("tables", "embed", "bias"):
             setattr(self.encoding, name, partial(self.call, name, getattr(self.encoding, name)))
 
-    def call(self, name, method, *arguments):
-        result = method(*arguments)
-        self.seen.setdefault(name, (arguments, result))
+    def call(self, name, method, *arguments, **named):
+        result = method(*arguments, **named)
+        self.seen.setdefault(name, ((*arguments, *named.values()), result))
         return result
 
 
@@ -221,14 +221,14 @@ def validate(*, strategy, ranks, limit, **data):
 
 
 def typed(*, overrides, ranks, **options):
-    """Two steps under the strategy that is typed so; returns the engine's own config, the losses and the optimizer."""
+    """Two steps under the strategy that is typed so; returns what the engine made of its section, and what came."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         strategy = instantiate(hydra.compose("train", overrides=overrides).strategy, _convert_="all")
     record = Record()
     trainer, loader = new_trainer(strategy=strategy, ranks=ranks, callbacks=[record], max_steps=2, **options)
     trainer.fit(new_task("adamw", {"lr": 0.01}), train_dataloaders=loader, val_dataloaders=loader)
-    engine = trainer.strategy.deepspeed_engine.config
-    return {"config": engine, "losses": record.losses, "optimizer": record.optimizer}
+    section = trainer.strategy.deepspeed_engine._config.zero_config.model_dump(mode="json", by_alias=True)
+    return {"section": section, "losses": record.losses, "optimizer": record.optimizer}
 
 
 ACTIONS = {action.__name__: action for action in (fit, watch, validate, typed)}
