@@ -61,8 +61,8 @@ def folder(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("TXTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         assert main(["train", *TINY, "run_dir=damaged"]) == 0
-        for checkpoint in Path("damaged/checkpoints").glob("step_*.ckpt"):
-            checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+        for file in Path("damaged/checkpoints").glob("step_*.ckpt/*.safetensors"):
+            file.write_bytes(file.read_bytes()[:-100])
         (folder / "unreadable").mkdir()
         (folder / "unreadable" / "config.yaml").write_text("model: [")
         yield folder
