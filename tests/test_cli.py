@@ -103,6 +103,7 @@ def test_a_further_rank_goes_to_the_run_of_the_first(clone: Path, tmp_path: Path
 def test_all_ranks_resume_with_the_saved_config_and_what_was_typed(clone: Path, tmp_path: Path) -> None:
     saved = {"name": "gpt", "seed": 0, "run_dir": "run", "resume": None, "init_from": None}
     saved |= {"model": {"_target_": "txtrain.train.Model", "dropout": 0.25}}
+    saved |= {"trainer": {"_target_": "txtrain.train.Trainer", "accelerator": "cpu", "devices": 1, "num_nodes": 1}}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(json.dumps(saved))
     for environment in ({}, {"LOCAL_RANK": "1", "TXTRAIN_RUN_DIR": "run"}):
