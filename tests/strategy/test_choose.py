@@ -70,13 +70,14 @@ def test_muon_is_accepted_elsewhere(name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"zero_quantized_weights": True, "zero_quantized_gradients": True, "zero_hpz_partition_size": 8},
+        {"zero_hpz_partition_size": 8},
         {"offload_param": {"device": "nvme", "nvme_path": "/local_nvme", "buffer_count": 4}},
         {"reduce_bucket_size": 1_000_000, "overlap_comm": False},
         {"stage3_gather_16bit_weights_on_model_save": True},
     ],
 )
-def test_deepspeeds_levers_are_reached_by_their_own_names(change):
+def test_deepspeeds_levers_are_reached_by_their_own_names(monkeypatch, change):
+    monkeypatch.setattr("deepspeed.ops.op_builder.AsyncIOBuilder.is_compatible", lambda builder: True)
     section = build("deepspeed_zero3", **change).config["zero_optimization"]
     assert {key: section[key] for key in change} == change
 
@@ -87,9 +88,14 @@ def test_deepspeeds_levers_are_reached_by_their_own_names(change):
         ({"reduce_buckets": 1}, r"strategy\.zero_optimization\.reduce_buckets is 1"),
         ({"stage": 4}, r"strategy\.zero_optimization\.stage is 4"),
         ({"offload_param": {"device": "disk"}}, r"strategy\.zero_optimization\.offload_param\.device is disk"),
+        ({"zero_quantized_weights": True}, r"zero_quantized_weights=true needs GPUs.*type .*=false"),
+        ({"zero_quantized_gradients": True}, r"zero_quantized_gradients=true needs GPUs.*type .*=false"),
+        ({"offload_param": {"device": "nvme"}}, r"offload_param\.device=nvme has no folder: type .*nvme_path=FOLDER"),
+        ({"offload_optimizer": {"device": "nvme", "nvme_path": "/disk"}}, r"needs libaio.*apt install libaio-dev"),
     ],
 )
-def test_levers_that_deepspeed_does_not_have(change, words):
+def test_levers_that_deepspeed_does_not_have_here(monkeypatch, change, words):
+    monkeypatch.setattr("deepspeed.ops.op_builder.AsyncIOBuilder.is_compatible", lambda builder: False)
     with pytest.raises(UserError, match=words) as error:
         build("deepspeed_zero3", **change)
     assert "\n" not in str(error.value)

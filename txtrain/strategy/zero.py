@@ -46,6 +46,7 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
         _add_ninja_to_path()
         with _quiet():
             check_section(zero_optimization)
+            check_operations(zero_optimization)
             config = {"zero_optimization": zero_optimization, "zero_allow_untested_optimizer": True}
             config["train_micro_batch_size_per_gpu"] = 1  # serves only DeepSpeed's own report of throughput
             super().__init__(config=config | ({"aio": aio} if aio else {}), logging_level=logging.ERROR)
@@ -154,6 +155,25 @@ def check_section(zero_optimization: dict[str, Any]) -> None:
             f"{path} is {first['input']}, which DeepSpeed refuses ({first['msg']}): "
             "see zero_optimization in https://www.deepspeed.ai/docs/config-json/"
         ) from error
+
+
+def check_operations(zero_optimization: dict[str, Any]) -> None:
+    """Refuses what needs a compiled operation that there is not here, or a folder that is not named."""
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    for key in ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"):
+        if zero_optimization.get(key) and get_accelerator().device_name() == "cpu":
+            typed = f"strategy.zero_optimization.{key}"
+            raise UserError(f"{typed}=true needs GPUs, since DeepSpeed quantises on them only: type {typed}=false")
+    for key in ("offload_optimizer", "offload_param"):
+        offload, typed = zero_optimization.get(key) or {}, f"strategy.zero_optimization.{key}"
+        if offload.get("device") != "nvme":
+            continue
+        if not offload.get("nvme_path"):
+            raise UserError(f"{typed}.device=nvme has no folder: type {typed}.nvme_path=FOLDER")
+        if not AsyncIOBuilder().is_compatible():
+            raise UserError(f"{typed}.device=nvme needs libaio and a C++ compiler: type apt install libaio-dev g++")
 
 
 def load_cpu_adam() -> Callable[..., Optimizer] | None:
