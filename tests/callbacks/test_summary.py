@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lightning import Callback
 from torch import nn
 
 from tests.callbacks.tiny import Run
-from txtrain.callbacks.summary import compute_dtype
+from txtrain.callbacks.summary import compute_dtype, optimizer_name
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import find_checkpoint
 
@@ -48,6 +49,7 @@ def test_the_start_says_what_will_run(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "6 sequences of 8 a step: micro-batches of 3 × 1 device × accumulation 2" in told["batch"]
     assert "8 (2.00 passes over the data)" in told["steps"]
     assert "363 parameters, all trainable" in told["model"]
+    assert told["optimizer"].endswith("  AdamW")
     assert str(tmp_path) in told["run directory"]
 
 
@@ -113,6 +115,14 @@ def test_parameters_are_counted_once_and_sharded_ones_whole() -> None:
     assert parameter_counts(module) == (21, 20)
     module[0].weight.data, module[0].weight.ds_numel = torch.empty(0), 16
     assert parameter_counts(module) == (21, 20)
+
+
+def test_the_optimizer_that_runs_is_named() -> None:
+    weights = [nn.Parameter(torch.zeros(2))]
+    fused = torch.optim.AdamW(weights, fused=True)
+    assert optimizer_name(fused) == "AdamW, fused"
+    assert optimizer_name(SimpleNamespace(optimizer=fused)) == "AdamW, fused"  # as DeepSpeed wraps it
+    assert optimizer_name(torch.optim.SGD(weights, lr=1.0)) == "SGD"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ class Summary(Callback):
                 task.model, task.device.type, compute_dtype(trainer.precision), documents=data.packing == "documents"
             ),
             "device": f"{task.device.type}, precision {trainer.precision}, {type(trainer.strategy).__name__}",
+            "optimizer": optimizer_name(trainer.optimizers[0]),
             "run directory": str(self.run_dir),
             "logger": ", ".join(_logger_name(logger) for logger in trainer.loggers) or "none",
         }
@@ -154,6 +155,13 @@ class Summary(Callback):
 def command_to_go_on(run_dir: Path) -> str:
     command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
     return f"{command} resume={shlex.quote(str(run_dir))}"
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """The class that runs, which a strategy may have chosen for its devices."""
+    inner = getattr(optimizer, "optimizer", optimizer)  # DeepSpeed's own is around it
+    fused = all(group.get("fused") for group in inner.param_groups)
+    return type(inner).__name__ + ", fused" * fused
 
 
 def compute_dtype(precision: str) -> torch.dtype:
