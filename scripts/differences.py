@@ -6,7 +6,7 @@ python -m scripts.differences
 import tempfile
 from pathlib import Path
 
-from tests.strategy.cases import CASES, STRATEGIES, differences, train_all
+from tests.strategy.cases import ALL, CASES, STRATEGIES, differences, train
 
 PAGE = Path(__file__).parent.parent / "docs" / "distributed.md"
 MARK = "<!-- differences -->\n"
@@ -15,7 +15,7 @@ COLUMNS = {"losses": "losses (relative)", "norms": "gradient norms (relative)", 
 
 def table(folder: Path) -> list[str]:
     """A row for each strategy: the largest difference over all cases."""
-    results = train_all(folder)
+    results = train(folder, ALL)
     rows = [["strategy", *COLUMNS.values()], ["---"] * (1 + len(COLUMNS))]
     for strategy in STRATEGIES:
         found = [differences(results["auto", case], results[strategy, case]) for case in CASES]

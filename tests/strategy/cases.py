@@ -16,17 +16,34 @@ SGD = {"optimizer": "sgd", "arguments": {"lr": 0.1}}
 ADAMW = {"optimizer": "adamw", "arguments": {"lr": 0.01, "eps": 1e-6}}
 CASES = {
     "sgd": SGD,
-    "sgd, 4 micro-batches": SGD | {"accumulation": 4},
     "sgd, 2 micro-batches, clipped, every second block recomputed": SGD
     | {"accumulation": 2, "clip": 0.2, "checkpointing": "every_n"},
     "sgd, products and attention kept": SGD | {"checkpointing": "selective"},
     "sgd, activations moved to the CPU": SGD | {"checkpointing": "offload"},
     "adamw, 2 micro-batches, clipped": ADAMW | {"accumulation": 2, "clip": 0.2},
-    "adamw, adapters": ADAMW | {"rank": 4},
     "adamw, adapters, 2 micro-batches, all blocks recomputed": ADAMW
     | {"rank": 4, "accumulation": 2, "checkpointing": "full"},
 }
 STRATEGIES = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload"]
+
+
+def in_one_process(case):
+    """The same steps with nothing shared out, divided or computed twice."""
+    return case | {"accumulation": 1, "checkpointing": "none"}
+
+
+ALL = {("auto", name): in_one_process(case) for name, case in CASES.items()} | {
+    (strategy, name): case for strategy in STRATEGIES for name, case in CASES.items()
+}
+
+
+def train(folder, cases):
+    """The results of cases by strategy and name: `auto` in one process, the others in two."""
+    results = {}
+    for ranks, keys in (1, [key for key in cases if key[0] == "auto"]), (2, [key for key in cases if key[0] != "auto"]):
+        outcomes = run(folder, ranks, [cases[key] | {"strategy": key[0]} for key in keys])
+        results |= dict(zip(keys, outcomes, strict=True))
+    return results
 
 
 def run(folder, ranks, cases, environment=None):
@@ -55,19 +72,6 @@ def run(folder, ranks, cases, environment=None):
         assert process.returncode == 0, text[-4000:]
         assert "Warning" not in text, text
     return torch.load(output)
-
-
-def in_one_process(case):
-    """The same steps with nothing shared out, divided or computed twice."""
-    return case | {"strategy": "auto", "accumulation": 1, "checkpointing": "none"}
-
-
-def train_all(folder):
-    """What one process and two did, by strategy and case."""
-    one = run(folder, 1, [in_one_process(case) for case in CASES.values()])
-    keys = [(strategy, name) for strategy in STRATEGIES for name in CASES]
-    two = run(folder, 2, [CASES[name] | {"strategy": strategy} for strategy, name in keys])
-    return {("auto", name): result for name, result in zip(CASES, one, strict=True)} | dict(zip(keys, two, strict=True))
 
 
 def differences(one, two):

@@ -3,12 +3,23 @@
 import pytest
 import torch
 
-from tests.strategy.cases import ADAMW, CASES, STRATEGIES, differences, in_one_process, run, train_all
+from tests.strategy.cases import ALL, CASES, STRATEGIES, differences, run, train
+
+CLIPPED = "adamw, 2 micro-batches, clipped"
+MUON = {"optimizer": "Muon", "arguments": {"lr": 0.01}}
+HALVES = [(strategy, "bf16-mixed") for strategy in STRATEGIES]
+HALVES += [(strategy, "bf16-true") for strategy in ("ddp", "fsdp", "deepspeed_zero3")]
+OTHERS = {
+    ("auto", "muon"): MUON,
+    ("ddp", "muon"): MUON | {"alike": True},
+    ("fsdp", "muon"): MUON | {"alike": True},
+} | {key: CASES[CLIPPED] | {"accumulation": 1, "precision": key[1]} for key in HALVES}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return train_all(tmp_path_factory.mktemp("engines"))
+    """What one process and two did, by strategy and case."""
+    return train(tmp_path_factory.mktemp("engines"), ALL | OTHERS)
 
 
 def assert_same(one, two):
@@ -35,26 +46,25 @@ def test_weights_are_in_shards_where_the_strategy_says_so(results):
 
 
 @pytest.mark.slow
-def test_muon_works_on_whole_matrices(tmp_path):
+def test_muon_works_on_whole_matrices(results):
     """Bit for bit: the same batch in each process gives the gradients of one process, and shards change nothing then.
 
     With different batches gradients differ by rounding, which Muon's five iterations in bfloat16 make larger.
     """
-    muon = {"optimizer": "Muon", "arguments": {"lr": 0.01}}
-    (one,) = run(tmp_path, 1, [in_one_process(muon)])
-    for two in run(tmp_path, 2, [muon | {"strategy": strategy, "alike": True} for strategy in ("ddp", "fsdp")]):
-        assert all(torch.equal(two["weights"][name], weight) for name, weight in one["weights"].items())
+    for strategy in ("ddp", "fsdp"):
+        for name, weight in results["auto", "muon"]["weights"].items():
+            assert torch.equal(results[strategy, "muon"]["weights"][name], weight)
 
 
 @pytest.mark.slow
-def test_offload_without_a_compiler(tmp_path):
+def test_offload_without_a_compiler(results, tmp_path):
     """torch's AdamW serves where DeepSpeed's for CPUs cannot be compiled, and one line says so."""
-    case = ADAMW | {"accumulation": 2, "clip": 0.2}
-    (one,) = run(tmp_path, 1, [in_one_process(case)])
     no_compiler = {"PATH": "/nowhere", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
-    (two,) = run(tmp_path, 2, [case | {"strategy": "deepspeed_zero3_offload"}], no_compiler)
-    assert two["optimizer"] == "AdamW"
-    assert_same(one, two)
+    by_hand = ["strategy=deepspeed_zero2", "+strategy.zero_optimization.offload_optimizer.device=cpu"]
+    cases = [CASES[CLIPPED] | {"strategy": "deepspeed_zero3_offload"}, {"action": "typed", "overrides": by_hand}]
+    two, typed = run(tmp_path, 2, cases, no_compiler)
+    assert two["optimizer"] == typed["optimizer"] == "AdamW"
+    assert_same(results["auto", CLIPPED], two)
     assert "torch's AdamW, since DeepSpeed's for CPUs cannot be compiled" in (tmp_path / "2-0.err").read_text()
 
 
@@ -62,14 +72,12 @@ def test_offload_without_a_compiler(tmp_path):
 def test_each_strategy_runs_the_optimizer_that_suits_it(results):
     for strategy in STRATEGIES:
         kind = "DeepSpeedCPUAdam" if strategy == "deepspeed_zero3_offload" else "AdamW"
-        assert results[strategy, "adamw, adapters"]["optimizer"] == kind
+        assert results[strategy, CLIPPED]["optimizer"] == kind
 
 
 @pytest.mark.slow
-def test_half_precision_follows_full_precision(tmp_path):
+@pytest.mark.parametrize("strategy, precision", HALVES)
+def test_half_precision_follows_full_precision(results, strategy, precision):
     """Engines cast differently, so bfloat16 is compared loosely: the loss falls alike."""
-    mixed, true = (ADAMW | {"precision": precision} for precision in ("bf16-mixed", "bf16-true"))
-    (one,) = run(tmp_path, 1, [in_one_process(ADAMW)])
-    keys = [*((strategy, mixed) for strategy in STRATEGIES), ("ddp", true), ("fsdp", true), ("deepspeed_zero3", true)]
-    for two in run(tmp_path, 2, [case | {"strategy": strategy} for strategy, case in keys]):
-        torch.testing.assert_close(two["losses"], one["losses"], rtol=0.03, atol=0)
+    one, two = results["auto", CLIPPED], results[strategy, precision]
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=0.03, atol=0)
