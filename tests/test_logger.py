@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb as client
 from lightning.pytorch.loggers import Logger
 
 from tests.callbacks.tiny import Run
@@ -20,16 +19,9 @@ from txtrain.errors import UserError
 from txtrain.logger import choose_mode, close_loggers, none, setup_logging, tensorboard, wandb
 from txtrain.saving import find_checkpoint
 
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
+
 CONFIG = {"name": "gpt", "model": {"dim": 16, "norms": ["a", "b"]}, "resume": None}
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    yield
-    client.teardown()  # it remembers the environment
 
 
 @pytest.fixture
@@ -164,6 +156,7 @@ def test_libraries_speak_in_the_log_only(
     run_dir: Path, restored_logging: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logging.getLogger("DeepSpeed").addHandler(logging.StreamHandler())
+    logging.getLogger("DeepSpeed").disabled = True
     setup_logging(run_dir, 0)
     logging.getLogger("txtrain.train").info("ours")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").info("GPU available: False")

@@ -63,7 +63,7 @@ def test_weights_of_another_shape_are_refused(capsys):
     before = sorted(Path().rglob("*"))
     assert main(["train", *COMMON, "init_from=first", "model.dim=64"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: init_from=first has weights of another model")
+    assert error.startswith(f"error: init_from={Path('first').absolute()} has weights of another model")
     assert error.count("\n") == 1
     assert sorted(Path().rglob("*")) == before
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb as client
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.callbacks.tiny import Run
@@ -21,14 +20,7 @@ from tests.offline_wandb import OfflineRun, read
 from txtrain.logger import close_loggers
 from txtrain.saving import find_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    yield
-    client.teardown()  # it remembers the environment
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -
             old.close()
     for new in handlers:
         logger.addHandler(new)
-    logger.propagate = False
+    logger.propagate, logger.disabled = False, False  # a library's logging.config disables those of others
 
 
 class _Terminal(logging.Handler):
