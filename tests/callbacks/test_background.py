@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.callbacks.test_checkpoints import Losses
 from tests.callbacks.tiny import Run
 from txtrain.callbacks.checkpoints import Checkpoints
 from txtrain.saving import Reader, Save, checkpoint_step, list_checkpoints
@@ -67,3 +68,16 @@ def test_a_full_disk_is_told_and_the_next_one_is_tried(
     assert steps(tmp_path) == [10, 8, 6, 2]
     assert "No space left on device. Training goes on." in caplog.text
     assert not list(tmp_path.glob("checkpoints/*.partial"))
+
+
+def test_a_best_one_that_was_not_written_does_not_keep_the_next_from_being_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(content: Any, path: Path) -> None:
+        if "00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        save_file(content, path)
+
+    monkeypatch.setattr("txtrain.saving.parts.save_file", full)
+    in_background(tmp_path, validate=2, extra=[Losses(3.0, 1.0, 2.0, 2.5, 2.6)]).fit()
+    assert (tmp_path / "checkpoints/best").resolve().name == "step_00000006.ckpt"

@@ -45,7 +45,7 @@ class _Writing:
     path: Path
     weights: Mapping[str, nn.Parameter]
     step: int
-    best: bool = False
+    best_before: float | None = None  # the lowest validation loss until then, if this checkpoint's is lower
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -66,7 +66,7 @@ class Checkpoints(Checkpoint):
         self.folder, self.save, self.clock = run_dir / "checkpoints", save, clock
         self.best = math.inf
         self._step = 0
-        self._due = self._asked = self._stop = False
+        self._due = self._stop = False
         self._unfinished: _Writing | None = None
         self._seconds_to_copy = 0.0
         self._saved_at = time.monotonic()
@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
         if not new_step(trainer, self._step):
             return
         self._step = trainer.global_step
-        self._due = self._due or self._asked or self._is_due(trainer)
+        self._due = self._due or self._is_due(trainer)
         self._look_after_writing(trainer)
         if self._due and not validation_follows(trainer):
             self._write(trainer)
@@ -99,8 +99,7 @@ class Checkpoints(Checkpoint):
         loss = task.validation["validation/loss"]
         if loss < self.best:
             before, self.best = self.best, loss
-            if not self._write(trainer, best=True):
-                self.best = before
+            self._write(trainer, best_before=before)
         elif self._due:
             self._write(trainer)
 
@@ -124,14 +123,10 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finish_writing(trainer)
 
-    def ask(self) -> None:
-        """Has a checkpoint written to its end after this optimizer step; all ranks must ask in the same one."""
-        self._asked = True
-
     def save_now(self, trainer: Trainer) -> None:
         """Writes a checkpoint to its end; on all ranks, after a whole optimizer step or within a validation."""
-        self.ask()
         self._write(trainer)
+        self.finish_writing(trainer)
 
     def _look_after_writing(self, trainer: Trainer) -> None:
         """Gives what was written in the background its name soon; only where the ranks wait for each other anyway."""
@@ -140,22 +135,22 @@ class Checkpoints(Checkpoint):
             if strategy.reduce_boolean_decision(strategy.writing.done()):
                 self.finish_writing(trainer)
 
-    def _write(self, trainer: Trainer, *, best: bool = False) -> bool:
-        """Whether a checkpoint was written, or is being so. A full disk or a lost folder does not end the training."""
+    def _write(self, trainer: Trainer, *, best_before: float | None = None) -> None:
+        """Writes a checkpoint, or begins to. A full disk or a lost folder does not end the training."""
         self.finish_writing(trainer)
         strategy: Any = trainer.strategy
         step = trainer.global_step
         path = self.folder / checkpoint_name(step)
         with self.clock.stopped():
-            written = self._write_frozen(trainer)
-            if written:
-                self._unfinished = _Writing(path=path, weights=strategy.trained(), step=step, best=best)
+            if self._write_frozen(trainer):
+                self._unfinished = _Writing(path=path, weights=strategy.trained(), step=step, best_before=best_before)
                 trainer.save_checkpoint(self._unfinished.partial, weights_only=False)
                 self._seconds_to_copy = time.monotonic() - self._unfinished.since
-                written = (self.save.background and not self._asked) or self.finish_writing(trainer)
-        self._due = self._asked = False
-        self._saved_at = time.monotonic()
-        return written
+                if not self.save.background:
+                    self.finish_writing(trainer)
+            elif best_before is not None:
+                self.best = best_before
+        self._due, self._saved_at = False, time.monotonic()
 
     def _write_frozen(self, trainer: Trainer) -> bool:
         """Writes the weights that no checkpoint holds, once in a run; whether they are there."""
@@ -177,8 +172,11 @@ class Checkpoints(Checkpoint):
         published = parts is not None and None is not self._agree(
             trainer, writing, lambda: self._publish(trainer, writing, parts)
         )
-        if not published and trainer.is_global_zero:
-            remove(writing.partial)
+        if not published:
+            if writing.best_before is not None:
+                self.best = writing.best_before
+            if trainer.is_global_zero:
+                remove(writing.partial)
         return published
 
     def _agree(self, trainer: Trainer, writing: "_Writing", step: Callable[[], list[Part]]) -> list[Part] | None:
@@ -204,7 +202,7 @@ class Checkpoints(Checkpoint):
             publish(partial, path)
             if path.name != BASE:
                 point(self.folder / LAST, path)
-                if writing.best:
+                if writing.best_before is not None:
                     point(self.folder / BEST, path)
                 prune(self.folder, keep=self.save.keep, newest=writing.step)
             size, seconds = sum(part.bytes for part in parts), time.monotonic() - writing.since

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ def write_part(folder: Path, *, rank: int, tensors: dict[str, Tensor], state: by
     return [Part.of(written) for written in paths]
 
 
-class Reader:
-    """The tensors of a checkpoint, read one at a time.
+class Reader(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name, each read when it is asked for.
 
     Args:
         folders: the checkpoint; after it, where to look for what it lacks.
@@ -101,19 +102,35 @@ class Reader:
 
     def __init__(self, *folders: Path) -> None:
         files = [safe_open(path, framework="pt") for folder in folders for path in sorted(folder.glob(TENSORS))]
-        self._files = {name: file for file in reversed(files) for name in file.keys()}  # noqa: SIM118
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        return (name for name in self._files if name.startswith(prefix))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
+        self._places = {name: (file, name) for file in reversed(files) for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._files[name].get_tensor(name)
+        file, name_in_file = self._places[name]
+        return file.get_tensor(name_in_file)
+
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        return (name for name in self if name.startswith(prefix))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name].get_slice(name).get_shape())
+        file, name_in_file = self._places[name]
+        return tuple(file.get_slice(name_in_file).get_shape())
+
+    def moments(self) -> "dict[str, Reader]":
+        """Those of the optimizer, by the weight's name and then by key; none for a weight that has none."""
+        found: dict[str, Reader] = defaultdict(Reader)
+        for name in self.names(MOMENT):
+            weight, _, key = name.removeprefix(MOMENT).rpartition("/")
+            found[weight]._places[key] = self._places[name]
+        return found
 
 
 def check_complete(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -122,11 +122,8 @@ class Portable(Strategy):
             self._set_weight(parameter, self._reader[WEIGHT + name])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        moments: dict[str, dict[str, Tensor]] = {}
-        for name in self._reader.names(MOMENT):
-            parameter, _, key = name.removeprefix(MOMENT).rpartition("/")
-            moments.setdefault(parameter, {})[key] = self._reader[name]
-        self._set_moments({parameter: moments.get(name, {}) for name, parameter in self.trained().items()})
+        moments = self._reader.moments()
+        self._set_moments({parameter: moments[name] for name, parameter in self.trained().items()})
         for group, rate in zip(self.optimizers[0].param_groups, checkpoint["optimizer_states"][0]["lr"], strict=True):
             group["lr"] = rate
         del self._reader
