@@ -4,14 +4,11 @@ Usage: spiked.py OUTPUT CASES, where CASES is a JSON list of mappings with the a
 """
 
 import json
-import logging
-import os
 import sys
 
-import torch
 from lightning import Callback
 
-from tests.strategy.worker import BATCH, SAMPLES, new_task, new_trainer, whole
+from tests.strategy.worker import BATCH, SAMPLES, main, new_task, new_trainer, whole
 from txtrain.callbacks import spikes
 from txtrain.data.order import samples_of_step
 
@@ -62,16 +59,5 @@ def fit(*, optimizer, arguments, factor, clip, **options):
     return {"weights": weights.after, "skipped_steps": guard.skipped_steps}
 
 
-def main(output, cases):
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.ERROR)
-    results = [fit(**case) for case in cases]
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        torch.save(results, output)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], json.loads(sys.argv[2]), {"fit": fit})

@@ -1,53 +1,25 @@
 """A step that is left out is as if its batch had not been there, under each strategy on two processes."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.strategy import worker
+from tests.strategy.cases import STRATEGIES, train
 from tests.strategy.spiked import is_poisoned
 from txtrain.data.loader import StepLoader
 
 pytestmark = pytest.mark.heavy  # tests/test_spikes.py shows it on one process
 
 SCRIPT = Path(__file__).parent / "spiked.py"
-STRATEGIES = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload"]
 ADAMW = {"optimizer": "adamw", "arguments": {"lr": 0.01, "eps": 1e-6}, "clip": 0.2}
 CASES = {
     "finite": ADAMW | {"factor": "1e4"},
     "finite, 2 micro-batches": ADAMW | {"factor": "1e4", "accumulation": 2},
     "not a number": ADAMW | {"factor": "nan", "accumulation": 2},
 }
-
-
-def run(folder, ranks, cases):
-    """The results of the cases from `ranks` processes."""
-    output = folder / f"{ranks}.pt"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
-    command = [sys.executable, SCRIPT, output, json.dumps([case | {"ranks": ranks} for case in cases])]
-    processes = [
-        subprocess.Popen(
-            command, env=shared | {"LOCAL_RANK": str(rank)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        errors = [process.communicate(timeout=900)[1].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(error[-4000:] for error in errors)
-    return torch.load(output)
+ALL = {(strategy, name): case for strategy in ("auto", *STRATEGIES) for name, case in CASES.items()}
 
 
 def without_the_batch():
@@ -84,11 +56,7 @@ def expected():
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What one process and two did, by strategy and case."""
-    folder = tmp_path_factory.mktemp("spiked")
-    one = run(folder, 1, [case | {"strategy": "auto"} for case in CASES.values()])
-    keys = [(strategy, name) for strategy in STRATEGIES for name in CASES]
-    two = run(folder, 2, [CASES[name] | {"strategy": strategy} for strategy, name in keys])
-    return {("auto", name): result for name, result in zip(CASES, one, strict=True)} | dict(zip(keys, two, strict=True))
+    return train(tmp_path_factory.mktemp("spiked"), ALL, script=SCRIPT)
 
 
 @pytest.mark.slow

@@ -234,11 +234,11 @@ def typed(*, overrides, ranks, **options):
 ACTIONS = {action.__name__: action for action in (fit, watch, validate, typed)}
 
 
-def main(output, cases):
+def main(output, cases, actions=ACTIONS):
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("txtrain").setLevel(logging.INFO)
-    results = [ACTIONS[case.pop("action", "fit")](**case) for case in cases]
+    results = [actions[case.pop("action", "fit")](**case) for case in cases]
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         torch.save(results, output)
     if torch.distributed.is_initialized():
