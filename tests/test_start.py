@@ -72,3 +72,19 @@ def test_a_dry_run_leaves_nothing(capsys):
     assert main(["train", *COMMON, "tokenizer=byte", "dry_run=true"]) == 0
     assert "nothing was written" in capsys.readouterr().out
     assert not [name for name in os.listdir() if name != "cache"]
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(capsys):
+    Path("text.txt").write_text(TEXT.read_text())
+    run = [*COMMON, "data.path=text.txt", *FIRST, "trainer.max_steps=2", "save.every=1"]
+    assert main(["train", *run, "run_dir=run"]) == 0
+    assert main(["train", "resume=run", "trainer.max_steps=3"]) == 0
+    assert "not those that the run began with" not in capsys.readouterr().out
+    swapped = str.maketrans("aebc", "eacb")
+    Path("text.txt").write_text(TEXT.read_text().translate(swapped))
+    assert main(["train", "resume=run", "trainer.max_steps=4"]) == 0
+    assert "not those that the run began with" in " ".join(capsys.readouterr().out.split())
+    assert "not those that the run began with" in Path("run/train.log").read_text()
+    Path("text.txt").write_text(TEXT.read_text().replace("e", "é"))
+    assert main(["train", "resume=run", "trainer.max_steps=5"]) == 1
+    assert capsys.readouterr().err.startswith("error: resume=run: the data have changed")

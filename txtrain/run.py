@@ -1,6 +1,7 @@
 """The run directory: all that a run leaves behind, in one folder."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from txtrain.data.language import LanguageData
 
 ENVIRONMENT = "TXTRAIN_RUN_DIR"
+
+log = logging.getLogger(__name__)
 
 
 class RunDirectory:
@@ -68,12 +71,41 @@ class RunDirectory:
             (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
             data.tokenizer.save(self.path / "tokenizer.json")
-            record = {"fingerprint": data.folder.name, "samples": len(data.windows("train"))}
-            (self.path / "data.json").write_text(json.dumps(record) + "\n")
+            (self.path / "data.json").write_text(json.dumps(self._record(data)) + "\n")
         except OSError as error:
             raise UserError(
                 f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"
             ) from error
+
+    def check_data(self, data: "LanguageData") -> None:
+        """For a run that goes on: says so if the data are others than it began with.
+
+        Raises:
+            UserError: they make another tokenizer, so tokens would mean something else to the model.
+        """
+        began, now = self._read("data.json"), self._record(data)
+        if began in (None, now):
+            return
+        if self._read("tokenizer.json") != json.loads(data.tokenizer.core.to_str()):
+            raise UserError(
+                f"resume={self.path}: the data have changed since the run began and make another tokenizer: "
+                "put them back, or start a new run"
+            )
+        log.warning(
+            "The data are not those that the run began with (%s samples then, %s now, or other text): what follows "
+            "is no exact continuation. Put them back to have one.",
+            began["samples"],
+            now["samples"],
+        )
+
+    def _read(self, name: str) -> Any:
+        """What a JSON file of the run says; None without it."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @staticmethod
+    def _record(data: "LanguageData") -> dict[str, Any]:
+        return {"fingerprint": data.folder.name, "samples": len(data.windows("train"))}
 
     def share(self) -> None:
         """Lets the run's other processes find the folder."""

@@ -86,6 +86,8 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         run.create(OmegaConf.to_container(config, resolve=True), overrides, data)
     run.share()
     setup_logging(run.path, rank)
+    if config.resume:
+        run.check_data(data)
     task = new_task(config, parts, build_model, trained)
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
