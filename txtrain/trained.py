@@ -1,0 +1,108 @@
+"""A trained model and its tokenizer, from a run, one of its checkpoints or a Hugging Face folder, ready to be used."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from txtrain.config import check, saved_config, to_plain
+from txtrain.data.tokenizer import Tokenizer
+from txtrain.errors import UserError
+from txtrain.saving import BEST, find_checkpoint
+from txtrain.start import MODEL_GROUPS, trained_weights, with_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model in evaluation mode, without adapters (they are merged) and without gradients.
+
+    Args:
+        model: on the device, in the type that was asked for.
+        tokenizer: the one that it was trained with.
+        max_len: the longest sequence that it was trained on.
+        axes: the config node of each group that makes the model.
+        folder: where the tokenizer's files are.
+        end_tokens: any of these ends a text.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    max_len: int
+    axes: dict[str, dict[str, Any]]
+    folder: Path
+    end_tokens: frozenset[int]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Trained:
+    """The model in a run directory (its best checkpoint, else its newest), a checkpoint or a Hugging Face folder.
+
+    Checkpoints of every strategy are alike, and adapters are merged.
+
+    Args:
+        path: the folder.
+        device: to put the model on.
+        dtype: of the weights. Default: as they were saved.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    path = Path(path).expanduser().absolute()
+    if not path.is_dir():
+        raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {CHOICES}")
+    if (path / "config.yaml").is_file():
+        trained = _from_checkpoint(find_best(path))
+    elif (path.resolve().parent.parent / "config.yaml").is_file():
+        trained = _from_checkpoint(path.resolve())
+    else:
+        raise UserError(f"{path} has neither config.yaml nor config.json: {CHOICES}")
+    trained.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return trained
+
+
+CHOICES = "name a run (runs/NAME/RUN), one of its checkpoints (RUN/checkpoints/best) or a Hugging Face model's folder"
+
+
+def find_best(run: Path) -> Path:
+    """The best checkpoint of a run, or its newest."""
+    best = run / "checkpoints" / BEST
+    path = best.resolve() if best.exists() else find_checkpoint(run)
+    if path is None:
+        raise UserError(f"{run} has no checkpoint: name a run that has trained")
+    return path
+
+
+def _from_checkpoint(checkpoint: Path) -> Trained:
+    run = checkpoint.parent.parent
+    config = to_plain(saved_config(run))
+    nodes = {group: config[group] for group in (*MODEL_GROUPS, "task", "tokenizer")}
+    check(nodes)
+    parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
+    tokenizer, max_len = parts["tokenizer"], config["data"]["seq_len"]
+    try:
+        tokenizer.load(run / "tokenizer.json")
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"{run / 'tokenizer.json'} cannot be read ({error}): restore it or name another run") from error
+    axes = {group: parts[group] for group in MODEL_GROUPS if group != "model"}
+    build_model = partial(
+        parts["task"].func.model_class,
+        shape=parts["model"],
+        vocab_size=tokenizer.vocab_size,
+        max_len=max_len,
+        **axes,
+    )
+    return Trained(
+        model=with_weights(build_model, trained_weights(build_model, checkpoint)),
+        tokenizer=tokenizer,
+        max_len=max_len,
+        axes={group: config[group] for group in MODEL_GROUPS},
+        folder=run,
+        end_tokens=frozenset({tokenizer.end_of_text}),
+    )
