@@ -4,14 +4,16 @@ from functools import partial
 
 import pytest
 import torch
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertLMPredictionHead
 
-from txtrain.model import Decoder, Encoder, EncoderDecoder, Shape
+from txtrain.model import Decoder, Encoder, EncoderDecoder, EncoderWithHead, Shape
 from txtrain.model.attention import Attention
 from txtrain.model.embed import Embedding
 from txtrain.model.encoding import NoEncoding
 from txtrain.model.ffn import FeedForward, GatedFeedForward
-from txtrain.model.head import Head, Loss
-from txtrain.model.norm import PreNorm
+from txtrain.model.head import Head, Loss, TransformHead
+from txtrain.model.norm import DeepNorm, PreNorm
 
 VOCAB, LENGTH = 50, 12
 
@@ -37,8 +39,9 @@ def test_decoder_is_causal(tokens):
     assert not torch.allclose(before[:, 7:], after[:, 7:])
 
 
-def test_encoder_is_not(tokens):
-    model, changed = new_model(Encoder), tokens.clone()
+@pytest.mark.parametrize("model_class", [Encoder, EncoderWithHead])
+def test_encoder_is_not(tokens, model_class):
+    model, changed = new_model(model_class), tokens.clone()
     changed[:, 7] = (changed[:, 7] + 1) % VOCAB
     assert not torch.allclose(model(tokens)[:, 0], model(changed)[:, 0])
 
@@ -77,6 +80,30 @@ def test_tying_shares_one_matrix():
     both = new_model(EncoderDecoder)
     assert both.decoder.embedding.tokens.weight is both.encoder.embedding.tokens.weight
     assert both.decoder.head.linear.weight is both.encoder.embedding.tokens.weight
+
+
+def test_token_vectors_of_their_own_on_each_side():
+    model = new_model(EncoderDecoder, embedding=partial(Embedding, shared=False))
+    assert model.decoder.embedding.tokens.weight is not model.encoder.embedding.tokens.weight
+    assert model.decoder.head.linear.weight is model.decoder.embedding.tokens.weight
+    with pytest.raises(ValueError, match=r"embedding\.shared=false"):
+        new_model(Decoder, embedding=partial(Embedding, shared=False))
+
+
+def test_decoder_of_its_own_depth(tokens):
+    model = new_model(EncoderDecoder, shape=Shape(dim=32, num_layers=3, num_decoder_layers=1, num_heads=4))
+    assert (len(model.encoder.stack.blocks), len(model.decoder.stack.blocks)) == (3, 1)
+    assert model(tokens, tokens[:, :4]).shape == (2, 4, VOCAB)
+    with pytest.raises(ValueError, match=r"model\.num_decoder_layers=1 is for encoder-decoders"):
+        new_model(Decoder, shape=Shape(dim=32, num_layers=3, num_decoder_layers=1, num_heads=4))
+
+
+def test_deepnorm_counts_the_layers_of_each_side():
+    """Encoder α = 0.81 · (N⁴ M)^(1/16), decoder α = (3 M)^(1/4), for N and M layers."""
+    shape = Shape(dim=32, num_layers=3, num_decoder_layers=2, num_heads=4)
+    model = new_model(EncoderDecoder, shape=shape, norm=DeepNorm)
+    assert model.encoder.stack.norm.alpha == pytest.approx(0.81 * (3**4 * 2) ** (1 / 16))
+    assert model.decoder.stack.norm.alpha == pytest.approx((3 * 2) ** (1 / 4))
 
 
 def test_parameter_count_is_the_formula():
@@ -130,6 +157,41 @@ def test_soft_cap_bounds_the_logits(tokens):
     model = new_model(head=partial(Head, soft_cap=0.05))
     free = new_model()
     torch.testing.assert_close(model(tokens), 0.05 * torch.tanh(free(tokens) / 0.05))
+
+
+def test_head_scale_is_on_the_scores_and_not_on_the_bias(tokens):
+    scaled, plain = (new_model(head=partial(Head, scale=scale, bias=True)) for scale in (0.25, 1.0))
+    for model in (scaled, plain):
+        torch.nn.init.ones_(model.head.linear.bias)
+    torch.testing.assert_close(scaled(tokens) - 1, 0.25 * (plain(tokens) - 1))
+
+
+@pytest.mark.parametrize("ours, theirs", [("gelu", "gelu"), ("gelu_tanh", "gelu_new"), ("relu", "relu")])
+def test_transform_head_is_berts(ours, theirs):
+    config = BertConfig(vocab_size=VOCAB, hidden_size=32, hidden_act=theirs, layer_norm_eps=1e-3)
+    bert = BertLMPredictionHead(config)
+    embedding = Embedding(vocab_size=VOCAB, dim=32, tied=False)
+    head = TransformHead(
+        embedding=embedding, vocab_size=VOCAB, dim=32, bias=True, activation=ours, norm_eps=config.layer_norm_eps
+    )
+    for parameter in bert.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    pairs = [(head.transform, bert.transform.dense), (head.norm, bert.transform.LayerNorm), (head.linear, bert.decoder)]
+    for mine, other in pairs:
+        mine.load_state_dict(other.state_dict())
+    x = torch.randn(2, 5, 32)
+    torch.testing.assert_close(head(x), bert(x))
+    with pytest.raises(ValueError, match=r"head\.norm_eps=1e-5"):
+        TransformHead(embedding=embedding, vocab_size=VOCAB, dim=32, norm_eps=0.0)
+
+
+def test_embedding_norm_has_its_own_epsilon(tokens):
+    embedding = Embedding(vocab_size=VOCAB, dim=32, norm=True, norm_eps=0.5)
+    x = embedding.tokens(tokens)
+    expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 0.5).sqrt()
+    torch.testing.assert_close(embedding(tokens, lambda x: x), expected)
+    with pytest.raises(ValueError, match=r"embedding\.norm_eps=1e-5"):
+        Embedding(vocab_size=VOCAB, dim=32, norm_eps=0.0)
 
 
 def test_scaled_embedding_starts_at_unit_variance(tokens):

@@ -1,6 +1,6 @@
 """Transformers in plain PyTorch, usable without the rest of txtrain."""
 
 from txtrain.model.shape import Shape, Stack
-from txtrain.model.transformer import Decoder, Encoder, EncoderDecoder
+from txtrain.model.transformer import Decoder, Encoder, EncoderDecoder, EncoderWithHead
 
-__all__ = ["Decoder", "Encoder", "EncoderDecoder", "Shape", "Stack"]
+__all__ = ["Decoder", "Encoder", "EncoderDecoder", "EncoderWithHead", "Shape", "Stack"]

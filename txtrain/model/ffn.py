@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
     """
 
     def __init__(
-        self, *, stack: Stack, activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu", bias: bool = False
+        self, *, stack: Stack, activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu", bias: bool = False
     ) -> None:
         super().__init__()
         inner = stack.ffn_dim or 4 * stack.dim

@@ -1,10 +1,14 @@
 """From vectors to scores over the vocabulary, and the loss on them."""
 
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from txtrain.model.embed import Embedding
+from txtrain.model.ffn import ACTIVATIONS
+from txtrain.model.norm.base import BASE_STD
 
 IGNORED = -100
 
@@ -17,24 +21,68 @@ class Head(nn.Module):
         vocab_size: number of different tokens V.
         dim: width D.
         bias: whether a bias is added.
+        scale: factor on the scores before the bias is added (T5's tied head has 1 / √D).
         soft_cap: scores become soft_cap · tanh(score / soft_cap) (https://arxiv.org/abs/2408.00118).
     """
 
     def __init__(
-        self, *, embedding: Embedding, vocab_size: int, dim: int, bias: bool = False, soft_cap: float | None = None
+        self,
+        *,
+        embedding: Embedding,
+        vocab_size: int,
+        dim: int,
+        bias: bool = False,
+        scale: float = 1.0,
+        soft_cap: float | None = None,
     ) -> None:
         super().__init__()
         if soft_cap is not None and soft_cap <= 0:
             raise ValueError(f"head.soft_cap is {soft_cap}: give a positive number, such as head.soft_cap=30")
-        self.soft_cap = soft_cap
+        self.scale, self.soft_cap = scale, soft_cap
         self.linear = nn.Linear(dim, vocab_size, bias=bias)
         if embedding.tied:
             self.linear.weight = embedding.tokens.weight
+        else:
+            nn.init.normal_(self.linear.weight, std=BASE_STD)
+        if bias:
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, V)."""
-        logits = self.linear(x)
+        logits = self.linear(x * self.scale)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+
+
+class TransformHead(Head):
+    """Scores from norm(activation(W x + b)), the head of masked language models (https://arxiv.org/abs/1810.04805).
+
+    Args:
+        dim: width D.
+        activation: the nonlinearity.
+        norm_eps: added to the variance in the LayerNorm.
+        rest: as in `Head`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu",
+        norm_eps: float = 1e-5,
+        **rest: Any,
+    ) -> None:
+        super().__init__(dim=dim, **rest)
+        if norm_eps <= 0:
+            raise ValueError(f"head.norm_eps is {norm_eps}: give a positive number, such as head.norm_eps=1e-5")
+        self.transform = nn.Linear(dim, dim)
+        nn.init.normal_(self.transform.weight, std=BASE_STD)
+        nn.init.zeros_(self.transform.bias)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, V)."""
+        return super().forward(self.norm(self.activation(self.transform(x))))
 
 
 class Loss:

@@ -10,6 +10,7 @@ class Shape:
     Args:
         dim: width D of the residual stream.
         num_layers: layers in each stack.
+        num_decoder_layers: layers of an encoder-decoder's decoder. Default: `num_layers`.
         num_heads: query heads H.
         num_kv_heads: key and value heads; fewer than `num_heads` is grouped-query attention (https://arxiv.org/abs/2305.13245),
             1 is multi-query attention (https://arxiv.org/abs/1911.02150). Default: `num_heads`.
@@ -25,9 +26,10 @@ class Shape:
     head_dim: int | None = None
     ffn_dim: int | None = None
     dropout: float = 0.0
+    num_decoder_layers: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
+        for name in ("dim", "num_layers", "num_decoder_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}=4")

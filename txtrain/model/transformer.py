@@ -1,6 +1,7 @@
 """The models, read top to bottom: a stack of layers, and the encoder, decoder and encoder-decoder made of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,8 +107,17 @@ class Encoder(nn.Module):
         **axes: Callable[..., Any],
     ) -> None:
         super().__init__()
+        if shape.num_decoder_layers is not None:
+            raise ValueError(
+                f"model.num_decoder_layers={shape.num_decoder_layers} is for encoder-decoders, and this model has one "
+                "stack: set model.num_layers instead"
+            )
         stack = Stack(shape=shape, causal=self.causal, max_len=max_len, cross=cross, other_layers=other_layers)
         self.embedding = embedding(vocab_size=vocab_size, dim=shape.dim, dropout=shape.dropout)
+        if not (self.embedding.shared or other_layers):
+            raise ValueError(
+                "embedding.shared=false is for encoder-decoders, and this model has one stack: leave it out"
+            )
         self.stack = TransformerStack(stack=stack, **axes)
         initialise_embedding(self.embedding.tokens, self.embedding.scale)
         if self.embedding.types is not None:
@@ -123,24 +133,17 @@ class Encoder(nn.Module):
         return self.stack(x, positions, **masks)
 
 
-class Decoder(Encoder):
-    """Every token sees those before it, and scores the next (GPT).
+class EncoderWithHead(Encoder):
+    """Every token sees every token, and scores what stands in its place (BERT, https://arxiv.org/abs/1810.04805).
 
     Args:
         vocab_size, max_len, shape, embedding, axes: as in `Encoder`.
         head: makes a `Head` from `embedding`, `vocab_size` and `dim`.
-        cross: whether each layer attends to an encoder's output too.
     """
-
-    causal = True
 
     def __init__(self, *, vocab_size: int, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
         super().__init__(vocab_size=vocab_size, shape=shape, **rest)
         self.head = head(embedding=self.embedding, vocab_size=vocab_size, dim=shape.dim)
-        if not self.embedding.tied:
-            nn.init.normal_(self.head.linear.weight, std=0.02)
-        if self.head.linear.bias is not None:
-            nn.init.zeros_(self.head.linear.bias)
 
     def forward(
         self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **masks: Tensor | None
@@ -149,21 +152,37 @@ class Decoder(Encoder):
         return self.head(super().forward(tokens, positions, types, **masks))
 
 
+class Decoder(EncoderWithHead):
+    """Every token sees those before it, and scores the next (GPT).
+
+    Args:
+        vocab_size, max_len, shape, embedding, head, axes: as in `EncoderWithHead`.
+        cross: whether each layer attends to an encoder's output too.
+    """
+
+    causal = True
+
+
 class EncoderDecoder(nn.Module):
     """An encoder reads the source, and a decoder that attends to it writes the target (https://arxiv.org/abs/1706.03762).
 
     Args:
-        vocab_size, max_len, shape, embedding, head, axes: as in `Encoder` and `Decoder`; both sides have them alike and
-            share the token vectors.
+        vocab_size, max_len, shape, embedding, head, axes: as in `Encoder` and `Decoder`; both sides have them alike.
+            `shape.num_decoder_layers` is the decoder's depth; `embedding.shared` is whether the token vectors are one.
     """
 
     def __init__(self, *, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
         super().__init__()
-        self.encoder = Encoder(shape=shape, other_layers=shape.num_layers, **rest)
-        self.decoder = Decoder(shape=shape, other_layers=shape.num_layers, cross=True, head=head, **rest)
-        self.decoder.embedding.tokens.weight = self.encoder.embedding.tokens.weight
-        if self.encoder.embedding.tied:
-            self.decoder.head.linear.weight = self.encoder.embedding.tokens.weight
+        depth, decoder_depth = shape.num_layers, shape.num_decoder_layers or shape.num_layers
+        one = replace(shape, num_decoder_layers=None)
+        self.encoder = Encoder(shape=one, other_layers=decoder_depth, **rest)
+        self.decoder = Decoder(
+            shape=replace(one, num_layers=decoder_depth), other_layers=depth, cross=True, head=head, **rest
+        )
+        if self.encoder.embedding.shared:
+            self.decoder.embedding.tokens.weight = self.encoder.embedding.tokens.weight
+            if self.encoder.embedding.tied:
+                self.decoder.head.linear.weight = self.encoder.embedding.tokens.weight
 
     def forward(self, source: Tensor, target: Tensor, source_padding: Tensor | None = None) -> Tensor:
         """source (B, S), target (B, T), source_padding (B, S), True for real tokens → logits (B, T, V)."""

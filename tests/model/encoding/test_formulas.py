@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import T5Config
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from txtrain.model import Shape, Stack
@@ -31,6 +32,14 @@ def test_sinusoidal_is_the_papers():
     torch.testing.assert_close(waves, expected, **CLOSE)
 
 
+def test_half_layout_has_all_sines_before_the_cosines():
+    """As Marian, which adds it to its token vectors."""
+    table = MarianSinusoidalPositionalEmbedding(40, 8)
+    table.weight.copy_(torch.as_tensor(table.create_weight()))
+    waves = Sinusoidal(stack=new_stack(dim=8), layout="half").embed(torch.zeros(1, 40, 8), TIMES)[0]
+    torch.testing.assert_close(waves, table.weight, rtol=1e-5, atol=1e-5)
+
+
 def test_sinusoidal_takes_any_position():
     far = torch.tensor([[10**6]])
     wave = Sinusoidal(stack=new_stack(dim=8)).embed(torch.zeros(1, 1, 8), far)[0, 0, 0]
@@ -42,6 +51,18 @@ def test_learned_adds_the_row_of_each_position():
     positions = torch.tensor([[3, 0], [1, 63]])
     x = torch.randn(2, 2, 8)
     torch.testing.assert_close(encoding.embed(x, positions), x + encoding.table.weight[positions])
+
+
+def test_learned_offset_skips_the_first_rows():
+    encoding = Learned(stack=new_stack(dim=8), offset=2)
+    assert encoding.table.num_embeddings == 66
+    positions = torch.tensor([[3, 0], [1, 63]])
+    added = encoding.embed(torch.zeros(2, 2, 8), positions)
+    torch.testing.assert_close(added, encoding.table.weight[positions + 2])
+    with pytest.raises(ValueError, match="position 64 is outside the table of 64"):
+        encoding.embed(torch.zeros(1, 1, 8), torch.tensor([[64]]))
+    with pytest.raises(ValueError, match=r"encoding\.offset=2"):
+        Learned(stack=new_stack(), offset=-1)
 
 
 @pytest.mark.parametrize("positions", [torch.arange(65)[None], torch.tensor([[64]])])
