@@ -1,6 +1,7 @@
 """Transformers in plain PyTorch, usable without the rest of txtrain."""
 
+from txtrain.model.cache import Cache
 from txtrain.model.shape import Shape, Stack
 from txtrain.model.transformer import Decoder, Encoder, EncoderDecoder, EncoderWithHead
 
-__all__ = ["Decoder", "Encoder", "EncoderDecoder", "EncoderWithHead", "Shape", "Stack"]
+__all__ = ["Cache", "Decoder", "Encoder", "EncoderDecoder", "EncoderWithHead", "Shape", "Stack"]

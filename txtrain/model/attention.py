@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from txtrain.model.cache import Held, KeysAndValues
 from txtrain.model.encoding.base import Encoding, Role
 from txtrain.model.kernels import Demands, Kernel, Scores, choose_kernel
 from txtrain.model.norm.layer import RMSNorm
@@ -20,10 +21,10 @@ class Context:
     kernel: Kernel
     prepared: dict[int | None, Any]
     encoding: Encoding | None
-    tables: dict[Role, Any]
+    tables: Any
 
     @classmethod
-    def build(cls, layers: Sequence["Attention"], scores: Scores, x: Tensor) -> "Context":
+    def build(cls, layers: Sequence["Attention"], scores: Scores, x: Tensor, *, cached: bool = False) -> "Context":
         """Chooses the kernel, and computes tables, bias and masks, for the layers' input x."""
         encoding, device = scores.encoding, x.device.type
         autocast = not x.is_meta and torch.is_autocast_enabled(device)
@@ -36,20 +37,17 @@ class Context:
             length=scores.num_keys,
             documents=scores.mask.documents is not None,
             padding=scores.mask.padding is not None,
-            cached=scores.mask.causal and scores.num_queries < scores.num_keys,
+            cached=cached,
         )
         kernel = choose_kernel(demands).kernel
         prepared = kernel.prepare(scores, {layer.window for layer in layers}, dtype)
-        tables: dict[Role, Any] = {}
-        if encoding is not None:
-            query = encoding.tables(scores.q_positions)
-            same = scores.k_positions is scores.q_positions
-            tables = {"query": query, "key": query if same else encoding.tables(scores.k_positions)}
+        # In self-attention the keys that a pass projects are those of its queries' tokens; a cache holds rotated ones.
+        tables = None if encoding is None else encoding.tables(scores.q_positions)
         return cls(kernel=kernel, prepared=prepared, encoding=encoding, tables=tables)
 
     def rotate(self, x: Tensor, role: Role) -> Tensor:
         """Applies the rotary encoding; the identity in cross-attention."""
-        return x if self.encoding is None else self.encoding.rotate(x, self.tables[role], role)
+        return x if self.encoding is None else self.encoding.rotate(x, self.tables, role)
 
 
 class HeadNorm(RMSNorm):
@@ -108,12 +106,16 @@ class Attention(nn.Module):
             return nn.Identity()
         return HeadNorm(self.head_dim, eps=1e-6) if qk_norm == "head" else RMSNorm(width, eps=1e-6)
 
-    def forward(self, x: Tensor, context: Context, memory: Tensor | None = None) -> Tensor:
-        """x (B, Q, D) attends to itself, or to memory (B, K, D) → (B, Q, D)."""
+    def forward(self, x: Tensor, context: Context, memory: Tensor | None = None, held: Held | None = None) -> Tensor:
+        """x (B, Q, D) attends to itself and what is held of earlier tokens, or to memory (B, K, D) → (B, Q, D)."""
         source = x if memory is None else memory
+
+        def project() -> KeysAndValues:
+            k = context.rotate(self._heads(self.k_norm(self.k_proj(source))), "key")
+            return k, self._heads(self.v_proj(source))
+
         q = context.rotate(self._heads(self.q_norm(self.q_proj(x))), "query")
-        k = context.rotate(self._heads(self.k_norm(self.k_proj(source))), "key")
-        v = self._heads(self.v_proj(source))
+        k, v = project() if held is None else held(project)
         mixed = context.kernel.attend(
             q,
             k,

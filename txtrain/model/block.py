@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from txtrain.model.attention import Attention, Context
+from txtrain.model.cache import NO_CACHE, LayerCache
 from txtrain.model.norm.base import NormPlacement
 from txtrain.model.shape import Stack
 
@@ -36,12 +37,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(stack.dropout)
 
     def forward(
-        self, stream: Any, context: Context, memory: Tensor | None = None, memory_context: Context | None = None
+        self,
+        stream: Any,
+        context: Context,
+        memory: Tensor | None = None,
+        memory_context: Context | None = None,
+        cache: LayerCache = NO_CACHE,
     ) -> Any:
         """Passes the residual stream through the layer. memory (B, K, D) is what cross-attention attends to."""
-        sublayers: list[Callable[[Tensor], Tensor]] = [lambda x: self.dropout(self.attention(x, context))]
+        sublayers: list[Callable[[Tensor], Tensor]] = [
+            lambda x: self.dropout(self.attention(x, context, held=cache.own))
+        ]
         if self.cross_attention is not None:
             cross = self.cross_attention
-            sublayers.append(lambda x: self.dropout(cross(x, memory_context, memory)))
+            sublayers.append(lambda x: self.dropout(cross(x, memory_context, memory, cache.cross)))
         sublayers.append(lambda x: self.dropout(self.ffn(x)))
         return self.norm(stream, sublayers)

@@ -123,7 +123,8 @@ class Eager(SDPA):
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Dense, *, scale: float, soft_cap: float | None, dropout: float
     ) -> Tensor:
         k, v = _repeat_heads(k, q), _repeat_heads(v, q)
-        logits = soft_capped((q @ k.transpose(-2, -1)).float() * scale, soft_cap)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        logits = soft_capped((q @ k.transpose(-2, -1)).to(wide) * scale, soft_cap)
         if prepared.causal:
             logits = logits.masked_fill(~torch.ones_like(logits[0, 0], dtype=torch.bool).tril(), -math.inf)
         if prepared.added is None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from txtrain.model.attention import Attention, Context
 from txtrain.model.block import Block
+from txtrain.model.cache import NO_CACHE, Cache
 from txtrain.model.embed import Embedding
 from txtrain.model.encoding.base import Encoding
 from txtrain.model.head import Head
@@ -55,30 +56,48 @@ class TransformerStack(nn.Module):
         padding: Tensor | None = None,
         memory: Tensor | None = None,
         memory_padding: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """x (B, T, D), positions (B or 1, T), documents and padding (B, T) → (B, T, D).
 
-        With cross-attention, memory (B, K, D) and its padding (B, K), True for real tokens.
+        With cross-attention, memory (B, K, D) and its padding (B, K), True for real tokens. With a cache, these T
+        tokens come after those that it holds, and it holds them too from then on.
         """
+        num_tokens, k_positions, layers = x.size(1), positions, [NO_CACHE] * len(self.blocks)
+        if cache is not None:
+            x, positions, k_positions, padding = cache.admit(x, positions, padding)
+            memory, memory_padding = cache.remember(memory, memory_padding)
+            layers = cache.layers
         mask = Mask(causal=self.causal, documents=documents, padding=padding)
-        context = self._context(x, mask, positions, positions, self.encoding)
+        context = self._context(x, mask, positions, k_positions, self.encoding, cached=cache is not None)
         memory_context = None
         if memory is not None:
             memory_positions = torch.arange(memory.size(1), device=memory.device)[None]
             memory_mask = Mask(causal=False, padding=memory_padding)
-            memory_context = self._context(x, memory_mask, positions, memory_positions, None)
+            memory_context = self._context(x, memory_mask, positions, memory_positions, None, cached=cache is not None)
         stream = self.norm.open(x)
-        for block in self.blocks:
-            stream = block(stream, context, memory, memory_context)
-        return self.norm.close(stream)
+        for block, layer in zip(self.blocks, layers, strict=True):
+            stream = block(stream, context, memory, memory_context, layer)
+        x = self.norm.close(stream)
+        if cache is None:
+            return x
+        cache.commit(num_tokens)
+        return x[:, -num_tokens:]
 
     def _context(
-        self, x: Tensor, mask: Mask, q_positions: Tensor, k_positions: Tensor, encoding: Encoding | None
+        self,
+        x: Tensor,
+        mask: Mask,
+        q_positions: Tensor,
+        k_positions: Tensor,
+        encoding: Encoding | None,
+        *,
+        cached: bool,
     ) -> Context:
         scores = Scores(mask=mask, encoding=encoding, q_positions=q_positions, k_positions=k_positions)
         name = "cross_attention" if encoding is None else "attention"
         layers: list[Any] = [getattr(block, name) for block in self.blocks]
-        return Context.build(layers, scores, x)
+        return Context.build(layers, scores, x, cached=cached)
 
 
 class Encoder(nn.Module):
@@ -124,13 +143,23 @@ class Encoder(nn.Module):
             initialise_embedding(self.embedding.types)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **masks: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        types: Tensor | None = None,
+        *,
+        cache: Cache | None = None,
+        **masks: Tensor | None,
     ) -> Tensor:
-        """tokens (B, T), and what `TransformerStack.forward` takes → (B, T, D). Positions count from 0 by default."""
+        """tokens (B, T), and what `TransformerStack.forward` takes → (B, T, D).
+
+        Positions count from 0 by default, or from where those in the cache end.
+        """
         if positions is None:
             positions = torch.arange(tokens.size(1), device=tokens.device)[None]
+            positions = positions if cache is None else cache.next_position + positions
         x = self.embedding(tokens, partial(self.stack.encoding.embed, positions=positions), types)
-        return self.stack(x, positions, **masks)
+        return self.stack(x, positions, cache=cache, **masks)
 
 
 class EncoderWithHead(Encoder):
@@ -146,10 +175,10 @@ class EncoderWithHead(Encoder):
         self.head = head(embedding=self.embedding, vocab_size=vocab_size, dim=shape.dim)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **masks: Tensor | None
+        self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **rest: Any
     ) -> Tensor:
-        """tokens (B, T) → logits (B, T, V)."""
-        return self.head(super().forward(tokens, positions, types, **masks))
+        """tokens (B, T), and what `Encoder.forward` takes → logits (B, T, V)."""
+        return self.head(super().forward(tokens, positions, types, **rest))
 
 
 class Decoder(EncoderWithHead):
@@ -161,6 +190,11 @@ class Decoder(EncoderWithHead):
     """
 
     causal = True
+
+    def new_cache(self, *, batch: int, capacity: int = 256) -> Cache:
+        """An empty cache for `batch` sequences, with memory for `capacity` tokens of each before it must grow."""
+        num_layers, settled_len = len(self.stack.blocks), self.stack.encoding.settled_len
+        return Cache(num_layers=num_layers, batch=batch, capacity=capacity, settled_len=settled_len)
 
 
 class EncoderDecoder(nn.Module):
@@ -186,5 +220,13 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor, source_padding: Tensor | None = None) -> Tensor:
         """source (B, S), target (B, T), source_padding (B, S), True for real tokens → logits (B, T, V)."""
-        memory = self.encoder(source, padding=source_padding)
+        memory = self.encode(source, source_padding)
         return self.decoder(target, memory=memory, memory_padding=source_padding)
+
+    def encode(self, source: Tensor, padding: Tensor | None = None) -> Tensor:
+        """source and its padding (B, S) → the memory (B, S, D) that `decoder` takes."""
+        return self.encoder(source, padding=padding)
+
+    def new_cache(self, *, batch: int, capacity: int = 256) -> Cache:
+        """An empty cache for the decoder, which then needs the memory at its first pass only."""
+        return self.decoder.new_cache(batch=batch, capacity=capacity)

@@ -24,6 +24,11 @@ class Encoding(nn.Module):
         super().__init__()
         self.stack = stack
 
+    @property
+    def settled_len(self) -> int | None:
+        """Positions from here on change what `tables` are for earlier tokens; None: none do."""
+        return None
+
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Adds positions to token embeddings. x (B, T, D), positions (B or 1, T) → (B, T, D)."""
         return x

@@ -33,6 +33,11 @@ class Frequencies:
         """Factor on rotated queries and keys."""
         return 1.0
 
+    @property
+    def settled_len(self) -> int | None:
+        """Positions from here on change the frequencies of earlier ones; None: none do."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearFrequencies(Frequencies):
@@ -60,6 +65,10 @@ class DynamicFrequencies(LinearFrequencies):
                 "encoding.scaling=dynamic needs 4 rotated dimensions or more, got 2: "
                 "raise model.head_dim or encoding.fraction, or set encoding.scaling=linear"
             )
+
+    @property
+    def settled_len(self) -> int:
+        return self.original_len
 
     def at(self, positions: Tensor) -> Tensor:
         length = positions.amax(-1)[:, None, None].float() + 1

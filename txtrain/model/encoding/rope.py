@@ -69,6 +69,10 @@ class Rope(Encoding):
             attention_factor=attention_factor,
         )
 
+    @property
+    def settled_len(self) -> int | None:
+        return self.frequencies.settled_len
+
     def tables(self, positions: Tensor) -> Rotation:
         """Cosines and signed sines, each (B or 1, 1, T, rotated) in float32."""
         angles = positions[..., None].float() * self.frequencies.at(positions)
