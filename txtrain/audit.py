@@ -9,12 +9,12 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from txtrain.callbacks.samples import one_line
 from txtrain.config import check, saved_config, to_plain
 from txtrain.data.language import LanguageData
 from txtrain.data.order import samples_of_step
 from txtrain.data.packing import Windows
 from txtrain.errors import UserError
+from txtrain.printable import one_line
 
 USAGE = """txtrain audit RUN STEP: which samples an optimizer step of a run saw
 

@@ -5,8 +5,12 @@ PyTorch is imported where a GPU may be meant: it takes seconds, which a sweep on
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from txtrain.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # More processes than this on a core only wait for each other, so a larger number is taken for a mistake.
 PROCESSES_PER_CORE = 2
@@ -70,3 +74,19 @@ def device_numbers(devices: int | str | Sequence[int]) -> list[int]:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_device(name: str) -> "torch.device":
+    """The device that `--device` names, if it is here; auto is a GPU if there is one."""
+    import torch
+
+    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if name == "auto":
+        name = next(kind for kind, count in available.items() if count)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown: give cpu, cuda, cuda:1 or mps") from None
+    if (device.index or 0) >= available.get(device.type, 0):
+        raise UserError(f"--device {name} is not here: give --device cpu")
+    return device

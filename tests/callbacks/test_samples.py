@@ -11,9 +11,10 @@ from torch import nn
 
 from tests.callbacks.tiny import VOCABULARY, Run
 from txtrain.callbacks.clock import Clock
-from txtrain.callbacks.samples import Samples, evaluating, printable
+from txtrain.callbacks.samples import Samples, evaluating
 from txtrain.cli import main
 from txtrain.generate import sample
+from txtrain.printable import printable
 
 
 class Next(nn.Module):
@@ -86,8 +87,8 @@ def test_the_text_ends_where_the_document_does(tmp_path: Path) -> None:
     assert len(run.summary.samples.rows[0][2]) < 300
 
 
-def test_nothing_but_text_and_line_ends_reaches_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\nc\td\x07é") == "a�[2Jb\nc�d�é"
+def test_nothing_but_text_tabs_and_line_ends_reaches_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\nc\td\x07é") == "a�[2Jb\nc\td�é"
 
 
 @pytest.mark.parametrize(

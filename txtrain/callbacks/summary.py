@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Timer
 
 from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.progress import duration, short
-from txtrain.callbacks.samples import Samples, printable
+from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
+from txtrain.printable import printable
 from txtrain.saving import BEST, LAST, PARTIAL, remove
 from txtrain.signals import Interrupted
 from txtrain.strategy import is_lost
@@ -79,6 +80,7 @@ class Summary(Callback):
             "axes": ", ".join(f"{axis} {_option(config[axis])}" for axis in AXES if axis in config),
             "data": f"{short(data.train_tokens)} tokens to train on, {short(data.validation_tokens)} to validate; "
             f"vocabulary of {data.tokenizer.vocab_size}",
+            **data.details(),
             "batch": f"{data.batch_size} sequences of {data.seq_len} a step: micro-batches of {data.micro(devices)}"
             f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
             "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
@@ -119,6 +121,7 @@ class Summary(Callback):
             "parameters": total,
             "trainable_parameters": trainable,
             "wall_seconds": round(self._wall_seconds(), 3),
+            "sample_before": self.samples.text_before,
             "sample": self.samples.text,
         }
 
@@ -132,8 +135,9 @@ class Summary(Callback):
             told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
         told["time"] = f"{duration(outcome['wall_seconds'])} for {outcome['steps']} steps"
         told[outcome["state"]] = outcome["stopped"]
-        if outcome["sample"]:
-            told["sample"] = printable(outcome["sample"]).replace("\n", "\n" + " " * 22)
+        for name in ("sample_before", "sample"):
+            if outcome[name]:
+                told[name] = printable(outcome[name]).replace("\n", "\n" + " " * 22)
         told |= self._what_next()
         for name, text in told.items():
             log.info("%-20s  %s", name.replace("_", " "), text)
