@@ -27,6 +27,7 @@ class Trained:
         axes: the config node of each group that makes the model.
         folder: where the tokenizer's files are.
         end_tokens: any of these ends a text.
+        begin: what the decoder of an encoder-decoder begins with.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class Trained:
     axes: dict[str, dict[str, Any]]
     folder: Path
     end_tokens: frozenset[int]
+    begin: tuple[int, ...] = ()
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,75 @@
+"""Tiny models with random weights, of transformers' making and ours with the same weights."""
+
+import re
+from functools import partial
+
+import torch
+
+from tests.model.families import (
+    DIM,
+    EPS,
+    HEADS,
+    INNER,
+    LAYERS,
+    LENGTH,
+    LLAMA,
+    SIZES,
+    VOCAB,
+    new_model,
+    reference,
+    renamed,
+)
+from txtrain.model import Decoder
+from txtrain.model.attention import Attention
+from txtrain.model.embed import Embedding
+from txtrain.model.encoding import Learned, Rope
+from txtrain.model.ffn import FeedForward, GatedFeedForward
+from txtrain.model.norm import PreNorm
+
+
+def llama():
+    """Rotary positions and grouped queries."""
+    theirs = reference("LlamaForCausalLM", **SIZES, num_key_value_heads=2, rms_norm_eps=EPS)
+    norms = ("input_layernorm", "norm.norms.0"), ("post_attention_layernorm", "norm.norms.1")
+    weights = renamed(theirs.state_dict(), *LLAMA, *norms)
+    axes = {"encoding": Rope, "norm": PreNorm, "attention": Attention, "ffn": GatedFeedForward}
+    return theirs, new_model(Decoder, weights, kv_heads=2, embedding=partial(Embedding, tied=False), **axes)
+
+
+def gpt2():
+    """A table of positions."""
+    theirs = reference("GPT2LMHeadModel", n_embd=DIM, n_layer=LAYERS, n_head=HEADS, n_inner=INNER, n_positions=LENGTH)
+    with torch.no_grad():  # else it says one word over and over
+        theirs.transformer.ln_f.bias.zero_()
+        theirs.transformer.wpe.weight.mul_(5)
+    state = {name: x.T if re.search(r"c_\w+\.weight", name) else x for name, x in theirs.state_dict().items()}
+    weights = renamed(
+        state,
+        (r"^transformer\.wte", "embedding.tokens"),
+        (r"^transformer\.wpe", "stack.encoding.table"),
+        (r"^transformer\.ln_f", "stack.norm.final"),
+        (r"^transformer\.h", "stack.blocks"),
+        (r"\.attn\.c_proj", ".attention.o_proj"),
+        (r"\.attn\.", ".attention."),
+        (r"\.mlp\.c_fc", ".ffn.up_proj"),
+        (r"\.mlp\.c_proj", ".ffn.down_proj"),
+        (r"ln_1", "norm.norms.0"),
+        (r"ln_2", "norm.norms.1"),
+        (r"^lm_head", "head.linear"),
+    )
+    for name in [name for name in weights if "c_attn" in name]:
+        for part, value in zip(("q_proj", "k_proj", "v_proj"), weights.pop(name).chunk(3), strict=True):
+            weights[name.replace("c_attn", part)] = value
+    axes = {
+        "encoding": Learned,
+        "norm": partial(PreNorm, layer="layernorm", bias=True, eps=EPS),
+        "attention": partial(Attention, bias=True),
+        "ffn": partial(FeedForward, activation="gelu_tanh", bias=True),
+    }
+    return theirs, new_model(Decoder, weights, **axes)
+
+
+def prompts(*lengths):
+    """Random ids, the same each time."""
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in lengths]

@@ -1,0 +1,104 @@
+"""A trained model that continues prompts, one or a batch of them, sampled or by beam search."""
+
+from collections.abc import Iterator, Sequence, Set
+
+import torch
+
+from txtrain.errors import UserError
+from txtrain.generate.beams import Beams, search
+from txtrain.generate.continuation import Continuation
+from txtrain.generate.decode import decode
+from txtrain.generate.reader import new_reader
+from txtrain.generate.sampling import Sampling
+from txtrain.model import Decoder, EncoderDecoder
+from txtrain.trained import Trained
+
+
+class Writer:
+    """Continues prompts with one model in one way.
+
+    Args:
+        trained: a decoder, or an encoder-decoder, whose encoder then reads the prompt.
+        sampling: how tokens are taken.
+        max_new_tokens: most tokens that are added.
+        context: most tokens of prompt and text together. Default: the longest sequence in training.
+        beams: hypotheses of beam search; 1 takes token by token.
+        length_penalty: of beam search; above 0 favours long texts, below 0 short ones.
+        stop: strings that end a text.
+        seed: of the first text's random numbers; the second one has the next, and so on.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        sampling: Sampling,
+        max_new_tokens: int = 128,
+        context: int | None = None,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(trained.model, Decoder | EncoderDecoder):
+            raise UserError(f"{trained.folder} is an encoder, which writes no text: name a model with a decoder")
+        table = trained.axes["encoding"].get("max_len", context) or trained.max_len
+        if context is not None and context > table:
+            raise UserError(f"--context {context} is more than the {table} positions that the model's table has")
+        self.trained, self.model, self.sampling, self.stop, self.seed = trained, trained.model, sampling, stop, seed
+        self.max_new_tokens, self.context = max_new_tokens, context or trained.max_len
+        self.beams, self.length_penalty = beams, length_penalty
+
+    def new_text(self, prompt: Sequence[int], end_tokens: Set[int] = frozenset()) -> Continuation:
+        """An empty continuation of these ids, which these tokens end beside the model's own."""
+        if not prompt:
+            raise UserError("the prompt is empty: give some text")
+        context = self.trained.begin if isinstance(self.model, EncoderDecoder) else prompt
+        if len(prompt) > self.context or len(context) == self.context:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens, which leaves no room in the model's context of {self.context}: "
+                "shorten it, or raise --context where the model's positions allow it"
+            )
+        return Continuation(
+            prompt,
+            context=context,
+            decode=self.trained.tokenizer.decode,
+            limit=min(self.max_new_tokens, self.context - len(context)),
+            end_tokens=self.trained.end_tokens | end_tokens,
+            stop=self.stop,
+        )
+
+    def write(self, texts: Sequence[Continuation], first: int = 0) -> Iterator[list[tuple[Continuation, str]]]:
+        """Writes the texts to their ends, as a batch; tells what each got as soon as that is certain.
+
+        Args:
+            texts: new ones.
+            first: number of the first, by which its seed is chosen.
+        """
+        if self.beams > 1:
+            yield from ([(text, self._search(text))] for text in texts)
+            return
+        generators = [self._generator(first + number) for number in range(len(texts))]
+        reader = new_reader(self.model, room=max(text.limit for text in texts), start=self.trained.begin)
+        yield from decode(reader, texts, sampling=self.sampling, generators=generators)
+
+    def _search(self, text: Continuation) -> str:
+        beams = Beams(
+            width=self.beams,
+            limit=text.limit,
+            ends=lambda tokens: self._ends(text, tokens),
+            num_ends=len(text.end_tokens),
+            length_penalty=self.length_penalty,
+        )
+        reader = new_reader(self.model, room=text.limit, start=self.trained.begin)
+        pieces = [text.add(token) for token in search(reader, text, beams, self.sampling)]
+        return "".join(pieces)
+
+    def _ends(self, text: Continuation, tokens: tuple[int, ...]) -> bool:
+        if tokens[-1] in text.end_tokens:
+            return True
+        written = self.trained.tokenizer.decode(list(tokens)) if self.stop else ""
+        return any(string in written for string in self.stop)
+
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator(self.trained.device).manual_seed(self.seed + number)
