@@ -65,12 +65,14 @@ class RunDirectory:
             )
 
     def create(self, config: dict[str, Any], overrides: list[str], data: "LanguageData") -> None:
-        """Makes the folder and writes down what was asked for, the tokenizer, and which data these are."""
+        """Makes the folder and writes down what was asked for, the tokenizer, its template, and the data's name."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
             data.tokenizer.save(self.path / "tokenizer.json")
+            if template := data.chat_template():
+                template.save(self.path)
             (self.path / "data.json").write_text(json.dumps(self._record(data)) + "\n")
         except OSError as error:
             raise UserError(

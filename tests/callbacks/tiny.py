@@ -108,13 +108,21 @@ class Letters:
 class TinyData(LightningDataModule):
     """Four steps an epoch, the last of them cut short."""
 
-    packing, seq_len, batch_size = "concat", LENGTH, 6
+    packing, seq_len, batch_size, end_tokens = "concat", LENGTH, 6, frozenset({Letters.end_of_text})
     train_tokens = validation_tokens = 22 * LENGTH
 
     def __init__(self, accumulation: int = 1) -> None:
         super().__init__()
         self.steps_of = accumulation
         self.tokenizer = Letters()
+
+    def prompt(self, text: str | None) -> list[int]:
+        return (
+            self.tokenizer.encode_batch([text])[0] if text else next(iter(self.val_dataloader()))["tokens"][0].tolist()
+        )
+
+    def details(self) -> dict[str, str]:
+        return {}
 
     def micro(self, devices: int) -> int:
         return 6 // self.steps_of

@@ -78,7 +78,7 @@ def entry(cache_dir: Path, name: str, build: Callable[[Path], None]) -> Path:
 
 def write(folder: Path, tokenizer: Tokenizer, train: Iterable[str], validation: Iterable[str]) -> None:
     """Fill an entry."""
-    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    dtype = token_type(tokenizer)
     train_tokens, train_bytes = _write_split(folder / "train.bin", tokenizer, dtype, train)
     validation_tokens, validation_bytes = _write_split(folder / "validation.bin", tokenizer, dtype, validation)
     counts = Counts(
@@ -90,6 +90,11 @@ def write(folder: Path, tokenizer: Tokenizer, train: Iterable[str], validation: 
     )
     tokenizer.save(folder / "tokenizer.json")
     (folder / "tokens.json").write_text(json.dumps(asdict(counts)))
+
+
+def token_type(tokenizer: Tokenizer) -> str:
+    """What a token takes on the disk."""
+    return "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
 
 
 def read_counts(folder: Path) -> Counts:

@@ -61,13 +61,27 @@ def state(files: list[Path]) -> list[tuple[str, int, int]]:
 
 def read_documents(file: Path, field: str) -> Iterator[str]:
     """Documents of a file: a line of .jsonl, a row of .parquet, otherwise the whole file."""
-    try:
+    with _readable(file):
         if kind(file) == ".jsonl":
-            yield from _read_jsonl(file, field)
+            for place, content in _read_jsonl(file):
+                yield _field(content, field, place)
         elif kind(file) == ".parquet":
             yield from _read_parquet(file, field)
         else:
             yield _read_text(file)
+
+
+def read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
+    """The JSON of each line that is not empty, and where it is, in words."""
+    with _readable(file):
+        yield from _read_jsonl(file)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Around the reading of a file: what is wrong with it becomes one line."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start}): give text, or convert it to UTF-8") from None
     except READING_ERRORS as error:
@@ -109,7 +123,7 @@ def _read_text(file: Path) -> str:
     return text
 
 
-def _read_jsonl(file: Path, field: str) -> Iterator[str]:
+def _read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
     # Lines of the text builder: the JSON builder guesses types from the first 10 MB, so that it fails where any field
     # first appears or changes its type after them, and texts that are all like 2020-01-01 come back as times.
     # Latin-1 hands on every byte as it is, so that the line of one that is not UTF-8 can be told.
@@ -118,11 +132,12 @@ def _read_jsonl(file: Path, field: str) -> Iterator[str]:
             line = row["text"].encode("latin-1")
             if not line.strip():
                 continue
+            place = f"{file} line {number}"
             try:
                 content = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{file} line {number} is not JSON ({error}): give one JSON object per line") from None
-            yield _field(content, field, f"{file} line {number}")
+                raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
+            yield place, content
 
 
 def _read_parquet(file: Path, field: str) -> Iterator[str]:

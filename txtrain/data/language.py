@@ -5,14 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning import LightningDataModule
+from torch import Tensor
 
 from txtrain.data import cache
 from txtrain.data.loader import EvaluationLoader, StepLoader
+from txtrain.data.order import permute
 from txtrain.data.packing import Windows
+from txtrain.data.rows import RowWindows
 from txtrain.data.split import Document, Split
+from txtrain.data.template import ChatTemplate
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
+
+PROMPT_TOKENS = 16  # how much of the validation set is a prompt
 
 
 class LanguageData(LightningDataModule):
@@ -79,6 +86,23 @@ class LanguageData(LightningDataModule):
     def validation_documents(self) -> Iterator[Document] | None:
         """Documents to validate on, where the user gave them apart."""
         return None
+
+    def chat_template(self) -> ChatTemplate | None:
+        """How conversations are written for the model, where that is known."""
+        return self.tokenizer.chat_template()
+
+    def prompt(self, text: str | None) -> list[int]:
+        """Tokens for the model to go on from: a text, or without one how the validation set begins."""
+        return self.tokenizer.encode(text) if text else self._first_validation()["tokens"][0, :PROMPT_TOKENS].tolist()
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Any of these ends what the model writes."""
+        return frozenset({self.tokenizer.end_of_text})
+
+    def details(self) -> dict[str, str]:
+        """What else is to be told of the data before training, by name."""
+        return {}
 
     def fingerprint(self) -> str:
         """The name of the tokens: another one for another text, tokenizer or split."""
@@ -153,7 +177,7 @@ class LanguageData(LightningDataModule):
             self.windows("validation"), micro=micro, batch_size=self.batch_size, **self._placement()
         )
 
-    def windows(self, split: Literal["train", "validation"]) -> Windows:
+    def windows(self, split: Literal["train", "validation"]) -> Windows | RowWindows:
         """The packed windows of a split."""
         return Windows(
             path=self.folder / f"{split}.bin",
@@ -162,6 +186,11 @@ class LanguageData(LightningDataModule):
             packing=self.packing,
             end_of_text=self.tokenizer.end_of_text,
         )
+
+    def _first_validation(self) -> dict[str, Tensor]:
+        """The window that validation begins with, on any number of ranks."""
+        windows = self.windows("validation")
+        return windows.batch(permute(np.zeros(1, dtype=np.int64), size=len(windows), seed=0, epoch=0))
 
     def _placement(self) -> dict[str, Any]:
         trainer = self._trainer()

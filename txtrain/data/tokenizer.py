@@ -4,7 +4,6 @@ Each is a `tokenizers.Tokenizer` inside, so each saves one file that the `tokeni
 """
 
 import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from txtrain.data.template import ChatTemplate, named_tokens
 from txtrain.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -55,6 +55,14 @@ class Tokenizer(ABC):
         """The id that ends a document, and so also stands before one."""
         self.core  # noqa: B018 - says so when there is none yet
         return self._end_of_text
+
+    def named_tokens(self) -> dict[str, str]:
+        """Special tokens by the names that chat templates know, such as `eos_token`."""
+        return {"eos_token": END_OF_TEXT}
+
+    def chat_template(self) -> ChatTemplate | None:
+        """How conversations are written for this tokenizer, if it says so."""
+        return None
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, on all cores, without special tokens: `<|endoftext|>` in a text is spelt out."""
@@ -223,13 +231,16 @@ class Pretrained(Tokenizer):
             ) from None
         return f"pretrained {hashlib.sha256(content).hexdigest()} {self._ending or self._configured()}"
 
+    def named_tokens(self) -> dict[str, str]:
+        end = self._core.id_to_token(self._end_of_text) if self._core else None
+        return ({"eos_token": end} if end else {}) | named_tokens(self._file.parent)
+
+    def chat_template(self) -> ChatTemplate | None:
+        return ChatTemplate.of_folder(self._file.parent)
+
     def _configured(self) -> list[str]:
         """The end of text that a Hugging Face folder names, if it does."""
-        config = self._file.with_name("tokenizer_config.json")
-        if not config.is_file():
-            return []
-        token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
-        token = token.get("content") if isinstance(token, dict) else token
+        token = named_tokens(self._file.parent).get("eos_token")
         return [token] if token else []
 
 

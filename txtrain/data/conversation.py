@@ -1,0 +1,100 @@
+"""Conversations in lines of JSON: messages, or a prompt and its completion, checked."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from txtrain.data.files import read_jsonl
+from txtrain.data.template import Message
+from txtrain.errors import UserError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Messages, each with a role and content, as a line of a file gives them.
+
+    Args:
+        messages: in order; at least one that is learned is the assistant's.
+        given: how many of them are a prompt, of which nothing is learned.
+        tools: JSON schemas of functions that a template may describe.
+        place: file and line, in words.
+    """
+
+    messages: list[Message]
+    given: int = 0
+    tools: list[Any] | None = None
+    place: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the split goes by: the same for the same conversation, wherever it stands."""
+        return json.dumps([self.messages, self.given, self.tools], ensure_ascii=False, sort_keys=True)
+
+
+def read_conversations(file: Path) -> Iterator[Conversation]:
+    """The conversation in each line.
+
+    Raises:
+        UserError: a line is none; it names the file and the line.
+    """
+    for place, row in read_jsonl(file):
+        yield new_conversation(row, place)
+
+
+def new_conversation(row: Any, place: str) -> Conversation:
+    """The conversation that an object holds: `messages`, or `prompt` and `completion`; `tools` beside them."""
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
+    tools = row.get("tools") or None
+    if tools is not None and not isinstance(tools, list):
+        raise UserError(f"{place}: tools is {type(tools).__name__}: give a list of JSON schemas, or leave it out")
+    if row.get("messages") is not None:
+        messages, given = read_messages(row["messages"], "messages", place), 0
+    elif row.get("prompt") is not None and row.get("completion") is not None:
+        prompt = read_messages(row["prompt"], "prompt", place, role="user")
+        messages, given = prompt + read_messages(row["completion"], "completion", place, role="assistant"), len(prompt)
+    else:
+        fields = ", ".join(map(str, row)) or "no fields"
+        raise UserError(f"{place} has {fields}: give messages, or prompt and completion")
+    if not any(message["role"] == "assistant" for message in messages[given:]):
+        raise UserError(f"{place} has no message of the assistant to learn from: add one or remove the line")
+    conversation = Conversation(messages=messages, given=given, tools=tools, place=place)
+    try:
+        conversation.key.encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(conversation.key[error.start]):x}"
+        raise UserError(f"{place} has {code} alone, half of a character: remove it") from None
+    return conversation
+
+
+def read_messages(value: Any, field: str, place: str, role: str | None = None) -> list[Message]:
+    """A list of messages; a text is one of `role`, if there is one."""
+    if role is not None and isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list):
+        text = "a text or " if role else ""
+        raise UserError(f"{place}: {field} is {type(value).__name__}: give {text}a list of messages")
+    if not value:
+        raise UserError(f"{place}: {field} is empty: give at least one message or remove the line")
+    return [_message(message, f"{place}: message {number} of {field}") for number, message in enumerate(value, start=1)]
+
+
+def _message(value: Any, place: str) -> Message:
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is {type(value).__name__}: give an object with role and content")
+    message = {name: item for name, item in value.items() if item is not None}  # as transformers does
+    if "role" not in message:
+        raise UserError(
+            f"{place} has no role: give role and content (it has {', '.join(map(str, value)) or 'nothing'})"
+        )
+    if message["role"] not in ROLES:
+        raise UserError(f"{place} has the unknown role {message['role']}: give one of {', '.join(ROLES)}")
+    if "content" not in message and "tool_calls" not in message:
+        raise UserError(f"{place} has no content: give a text")
+    if not isinstance(message.get("content", ""), str):
+        raise UserError(f"{place}: content is {type(message['content']).__name__}, not text: give a text")
+    return message
