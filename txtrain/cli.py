@@ -98,7 +98,15 @@ def audit(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "audit": audit}
+def generate(arguments: Sequence[str]) -> int:
+    """Write text with a trained model: txtrain generate MODEL "prompt"."""
+    from txtrain.generate.command import generate
+
+    generate(arguments)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "audit": audit, "generate": generate}
 
 
 def usage() -> str:

@@ -1,0 +1,100 @@
+"""Prompts: from the command line, a file or a conversation to ids."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from txtrain.data.conversation import read_messages
+from txtrain.data.template import ChatTemplate, Message, TemplateRefusal
+from txtrain.data.turns import TurnEncoder
+from txtrain.errors import UserError
+from txtrain.model import EncoderDecoder
+from txtrain.trained import Trained
+
+Prompt = str | list[Message]
+
+
+def read_prompts(path: str, *, chat: bool, system: str | None = None) -> Iterator[tuple[str, Prompt]]:
+    """Where each prompt of a file stands, and the prompt: a line that is not blank, or `prompt` in a line of JSON.
+
+    For a chat each is a conversation: a line of JSON may have all its `messages`, and a text is the user's.
+    """
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--file {path} is not UTF-8 text (byte {error.start}): give .txt or .jsonl") from None
+    except OSError as error:
+        raise UserError(f"--file {path} cannot be read ({error.strerror}): give .txt or .jsonl") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            place = f"{path} line {number}"
+            prompt = _prompt_in(line, place, chat=chat) if path.endswith(".jsonl") else line
+            yield place, conversation(prompt, system) if chat and isinstance(prompt, str) else prompt
+
+
+def conversation(text: str, system: str | None) -> list[Message]:
+    """What a user says first, after the system's message if there is one."""
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": text}]
+
+
+def _prompt_in(line: str, place: str, *, chat: bool) -> Prompt:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
+    if chat and row.get("messages") is not None:
+        return read_messages(row["messages"], "messages", place)
+    if not isinstance(row.get("prompt"), str):
+        fields = ", ".join(row) or "no fields"
+        wanted = "messages, or a text as prompt" if chat else "a text as prompt (with --chat messages too)"
+        raise UserError(f"{place} has {fields}: give {wanted}")
+    return str(row["prompt"])
+
+
+class PromptEncoder:
+    """Makes ids of prompts, as the model saw text in training.
+
+    Args:
+        trained: whose tokenizer serves, and whose chat template.
+        chat: whether prompts are conversations, which the template renders.
+    """
+
+    def __init__(self, trained: Trained, *, chat: bool) -> None:
+        self.trained = trained
+        self.turns: TurnEncoder | None = None
+        if chat:
+            template = ChatTemplate.of_folder(trained.folder)
+            if template is None:
+                raise UserError(f"{trained.folder} has no chat template: leave out --chat, or train with data=chat")
+            self.turns = TurnEncoder(template, trained.tokenizer)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """What ends an answer beside the model's own ends."""
+        return frozenset() if self.turns is None else self.turns.end_tokens
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._encode_text(prompt)
+        assert self.turns is not None, "messages without a template"
+        try:
+            return self.turns.prompt(prompt)
+        except TemplateRefusal as refusal:
+            raise UserError(str(refusal)) from refusal
+
+    def _encode_text(self, text: str) -> list[int]:
+        """With the special tokens that stand in the text, and those that the tokenizer's file sets around one."""
+        if not text:
+            return []
+        core = self.trained.tokenizer.core
+        core.encode_special_tokens = False
+        try:
+            ids: list[int] = core.encode(text).ids
+        finally:
+            core.encode_special_tokens = True
+        ended = ids and ids[-1] in self.trained.end_tokens and not text.endswith(str(core.id_to_token(ids[-1])))
+        return ids[:-1] if ended and not isinstance(self.trained.model, EncoderDecoder) else ids
