@@ -1,7 +1,7 @@
 """Lightning's Trainer, as a run needs it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,22 @@ def new_trainer(
     """The Trainer, and the callback that tells and keeps the outcome."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"], samples=parts["samples"])
-    trainer = parts["trainer"](
+    return lightning_trainer(parts["trainer"], strategy, callbacks=callbacks, default_root_dir=run_dir), summary
+
+
+def lightning_trainer(new: Callable[..., Trainer], strategy: Strategy, **options: Any) -> Trainer:
+    """A Trainer for our loaders and tasks, which says nothing by itself and writes nothing but by callbacks."""
+    return new(
         strategy=strategy,
         plugins=find_launch().environment(),
-        callbacks=callbacks,
         logger=False,  # set once there is a run directory
-        default_root_dir=run_dir,
         check_val_every_n_epoch=None,  # intervals count steps, across epochs
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the loaders share out samples by themselves
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
-    return trainer, summary
 
 
 def divide_steps(trainer: Trainer, accumulation: int) -> None:

@@ -110,9 +110,17 @@ class LanguageData(LightningDataModule):
             source=self.identity(), tokenizer=self.tokenizer.fingerprint(), validation_fraction=self.validation_fraction
         )
 
-    def prepare(self) -> None:
+    def hold_out_all(self) -> None:
+        """Leave nothing to train on: all is for evaluation. Before `tokenize`."""
+        self.validation_fraction = 1.0
+
+    def tokenize(self) -> None:
         """Make or find the tokens; safe to call from any number of processes at once."""
         self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
+
+    def prepare(self) -> None:
+        """Make or find the tokens, and refuse those that could not be trained on."""
+        self.tokenize()
         if not self.validation_bytes:
             raise UserError(
                 f"{self._named()} leaves no text for validation: give more or set data.validation_fraction=0.5"

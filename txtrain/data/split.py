@@ -18,7 +18,7 @@ class Split:
     Args:
         scores: a hash of each document as a number in [0, 1).
         lengths: characters of each document.
-        fraction: of the documents to hold out.
+        fraction: of the documents to hold out; 1 leaves none to train on.
     """
 
     scores: NDArray[np.float64]
@@ -33,9 +33,9 @@ class Split:
 
     @property
     def held_out(self) -> NDArray[np.bool_]:
-        """True for validation; both sides have a document wherever there are two."""
+        """True for validation; both sides have a document wherever there are two, unless one side is all."""
         held_out = self.scores < self.fraction
-        if self.fraction and len(held_out) > 1 and (held_out.all() or not held_out.any()):
+        if 0 < self.fraction < 1 and len(held_out) > 1 and (held_out.all() or not held_out.any()):
             order = self.scores.argsort(kind="stable")
             held_out[order[-1]] = False
             held_out[order[0]] = True
