@@ -13,6 +13,7 @@ from txtrain.config import check, saved_config, to_plain
 from txtrain.data.language import LanguageData
 from txtrain.data.order import samples_of_step
 from txtrain.data.packing import Windows
+from txtrain.data.rows import RowWindows
 from txtrain.errors import UserError
 from txtrain.printable import one_line
 
@@ -28,10 +29,18 @@ TOKENS = 24  # of a sample that are shown
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A sample as a step saw it: its number, the first of its tokens in the token file, and how its text begins."""
+    """A sample as a step saw it.
+
+    Attributes:
+        index: its number.
+        token: where in the token file it begins.
+        rows: where its conversations come from, for data=chat.
+        text: how it begins; with rows each of them.
+    """
 
     index: int
     token: int | None
+    rows: list[str]
     text: str | None
 
 
@@ -58,7 +67,7 @@ class Source:
     data: LanguageData
     state: str
     unchanged: bool
-    windows: Windows | None
+    windows: Windows | RowWindows | None
 
 
 def audit(arguments: Sequence[str]) -> None:
@@ -137,15 +146,16 @@ def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
 
 def new_sample(source: Source, index: int) -> Sample:
     if source.windows is None:
-        return Sample(index=index, token=None, text=None)
-    token = index * source.windows.seq_len
-    ids = source.windows.stream[token : token + TOKENS].tolist()
-    return Sample(index=index, token=token, text=source.data.tokenizer.decode(ids))
+        return Sample(index=index, token=None, rows=[], text=None)
+    parts = source.windows.parts(index, TOKENS)
+    texts = [source.data.tokenizer.decode(ids) for _, ids in parts]
+    return Sample(index=index, token=parts[0][0], rows=source.windows.origins(index), text=" | ".join(texts))
 
 
 def tell(step: Step) -> None:
     last = step.position + len(step.samples) - 1
     print(f"step {step.step}  epoch {step.epoch}, positions {step.position} to {last}")
     for sample in step.samples:
-        text = "" if sample.text is None else f"  from token {sample.token}: {one_line(sample.text)}"
+        origin = ", ".join(sample.rows) or f"token {sample.token}"
+        text = "" if sample.text is None else f"  from {origin}: {one_line(sample.text)}"
         print(f"  sample {sample.index}{text}")

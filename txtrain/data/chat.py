@@ -82,13 +82,18 @@ class ChatData(LanguageData):
         self.validation_bytes = self._windows["validation"].bytes
 
     def prepare(self) -> None:
-        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
-        for split, where in (("train", "path"), ("validation", "validation_path")):
-            told = self._windows[split].told
+        self.tokenize()
+        for split, windows in self._windows.items():
+            told = windows.told
             if told.rows and told.left_out == told.rows:
+                if not told.too_long:
+                    raise UserError(
+                        f"the chat template ({self.chat_template().origin}) writes nothing of the assistant in any "
+                        f"conversation of {self._named()}: set data.template=FILE"
+                    )
                 raise UserError(
-                    f"data.seq_len={self.seq_len} is too short for every conversation to {split} on, the longest of "
-                    f"which has {told.longest} tokens: set data.seq_len={told.longest - 1} or look at data.{where}"
+                    f"data.seq_len={self.seq_len} is too short for all conversations to {split} on, of up to "
+                    f"{told.longest} tokens: set data.seq_len={told.longest - 1}"
                 )
         if not (self.train_tokens and self.validation_bytes):
             raise UserError(

@@ -67,6 +67,15 @@ class Windows:
             batch |= self._documents(tokens)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
+    def parts(self, index: int, most: int) -> list[tuple[int, list[int]]]:
+        """How a window begins: where in the file, and its first tokens."""
+        start = index * self.seq_len
+        return [(start, self.stream[start : start + most].tolist())]
+
+    def origins(self, index: int) -> list[str]:
+        """The lines that a window comes from: unknown in a stream."""
+        return []
+
     def _documents(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Each token's document, counted within its row, and its position there; an end of text opens a document."""
         opens = tokens == self.end_of_text

@@ -4,6 +4,7 @@ A row of n tokens predicts n - 1 of them, of which the assistant's are targets. 
 other; no row goes on in the next window, and none sees another.
 """
 
+import linecache
 from bisect import bisect_left, insort
 from collections import defaultdict
 from dataclasses import dataclass
@@ -163,6 +164,14 @@ class RowWindows:
                 batch["positions"][line, done:] = np.arange(self.seq_len - done)
                 batch["documents"][line, done:] += 1
         return {name: torch.from_numpy(array) for name, array in (batch | {"index": index.astype(np.int64)}).items()}
+
+    def parts(self, index: int, most: int) -> list[tuple[int, list[int]]]:
+        """How each row of a window begins: where in the file of tokens, and its first tokens."""
+        return [(int(self.starts[row]), self._records(row)["token"][:most].tolist()) for row in self.windows[index]]
+
+    def origins(self, index: int) -> list[str]:
+        """The file and line of each row of a window."""
+        return [linecache.getline(str(self.places), row + 1).rstrip() for row in self.windows[index].tolist()]
 
     def _records(self, row: int) -> NDArray[Any]:
         """The tokens of a row that fit into a window, and the target of the last one."""
