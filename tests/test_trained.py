@@ -64,6 +64,10 @@ def test_adapters_are_merged(run):
     assert validation_loss(adapted, text) < validation_loss(base, text)
 
 
+def test_a_folder_of_runs_means_the_newest(run):
+    assert load_trained(run.parent).folder == run.parent / "adapted"
+
+
 def test_the_type_and_the_device_are_those_asked_for(run):
     trained = load_trained(run, device="cpu", dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in trained.model.parameters()} == {torch.bfloat16}

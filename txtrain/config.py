@@ -188,9 +188,6 @@ def saved_config(run: Path) -> DictConfig:
 
 def find_run(resume: str, name: str) -> Path:
     """The run directory that `resume` means: that folder, or for auto the one with the newest whole checkpoint."""
-    # Imports torch, which a mistake in the config need not wait for.
-    from txtrain.saving import find_checkpoint, list_checkpoints
-
     if resume != "auto":
         if not Path(resume, "config.yaml").is_file():
             raise UserError(
@@ -198,11 +195,20 @@ def find_run(resume: str, name: str) -> Path:
             )
         return Path(resume)
     parent = Path("runs", name)
+    newest = newest_run(parent)
+    if newest is None:
+        raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: name one by resume=PATH")
+    return newest
+
+
+def newest_run(parent: Path) -> Path | None:
+    """The run directory in a folder that has the newest whole checkpoint."""
+    # Imports torch, which a mistake in the config need not wait for.
+    from txtrain.saving import find_checkpoint, list_checkpoints
+
     runs = [run for run in parent.glob("*") if Path(run, "config.yaml").is_file()]
     newest = {
         run: max((path.stat().st_mtime for path in list_checkpoints(run / "checkpoints")), default=0) for run in runs
     }
-    for run in sorted(runs, key=newest.__getitem__, reverse=True):
-        if find_checkpoint(run) is not None:
-            return run
-    raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: name one by resume=PATH")
+    ordered = sorted(runs, key=newest.__getitem__, reverse=True)
+    return next((run for run in ordered if find_checkpoint(run) is not None), None)

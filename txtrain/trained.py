@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from txtrain.config import check, saved_config, to_plain
+from txtrain.config import check, newest_run, saved_config, to_plain
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 from txtrain.saving import BEST, find_checkpoint
@@ -46,7 +46,8 @@ class Trained:
 def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Trained:
     """The model in a run directory (its best checkpoint, else its newest), a checkpoint or a Hugging Face folder.
 
-    Checkpoints of every strategy are alike, and adapters are merged.
+    A folder of runs, such as runs/gpt, means the newest of them. Checkpoints of every strategy are alike, and adapters
+    are merged.
 
     Args:
         path: the folder.
@@ -63,6 +64,8 @@ def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype:
         trained = _from_checkpoint(find_best(path))
     elif (path.resolve().parent.parent / "config.yaml").is_file():
         trained = _from_checkpoint(path.resolve())
+    elif newest := newest_run(path):
+        trained = _from_checkpoint(find_best(newest))
     else:
         raise UserError(f"{path} has neither config.yaml nor config.json: {CHOICES}")
     trained.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
