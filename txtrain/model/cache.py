@@ -46,6 +46,7 @@ class Buffer:
         while self.capacity < end:
             self.capacity *= 2
         shape = list(new.shape)
+        shape[0] = len(new) if self.data is None else max(len(new), len(self.data))
         shape[self.dim] = self.capacity
         # A tensor made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):

@@ -77,7 +77,9 @@ class TransformerStack(nn.Module):
             memory_context = self._context(x, memory_mask, positions, memory_positions, None, cached=cache is not None)
         stream = self.norm.open(x)
         for block, layer in zip(self.blocks, layers, strict=True):
-            stream = block(stream, context, memory, memory_context, layer)
+            # A compiled block would be compiled again for every length of the cache.
+            run = block if cache is None else block._call_impl
+            stream = run(stream, context, memory, memory_context, layer)
         x = self.norm.close(stream)
         if cache is None:
             return x
