@@ -43,7 +43,7 @@ class Trained:
         return next(self.model.parameters()).device
 
 
-def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Trained:
+def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Trained:
     """The model in a run directory (its best checkpoint, else its newest), a checkpoint or a Hugging Face folder.
 
     A folder of runs, such as runs/gpt, means the newest of them. Checkpoints of every strategy are alike, and adapters
@@ -52,7 +52,7 @@ def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype:
     Args:
         path: the folder.
         device: to put the model on.
-        dtype: of the weights. Default: as they were saved.
+        dtype: of the weights.
 
     Raises:
         UserError: there is no such model, or it is damaged.

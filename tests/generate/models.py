@@ -19,10 +19,10 @@ from tests.model.families import (
     reference,
     renamed,
 )
-from txtrain.model import Decoder
+from txtrain.model import Decoder, EncoderDecoder
 from txtrain.model.attention import Attention
 from txtrain.model.embed import Embedding
-from txtrain.model.encoding import Learned, Rope
+from txtrain.model.encoding import T5, Learned, Rope
 from txtrain.model.ffn import FeedForward, GatedFeedForward
 from txtrain.model.norm import PreNorm
 
@@ -67,6 +67,49 @@ def gpt2():
         "ffn": partial(FeedForward, activation="gelu_tanh", bias=True),
     }
     return theirs, new_model(Decoder, weights, **axes)
+
+
+def t5():
+    """An encoder and a decoder."""
+    theirs = reference(
+        "T5ForConditionalGeneration",
+        d_model=DIM,
+        d_kv=DIM // HEADS,
+        d_ff=INNER,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+        layer_norm_epsilon=EPS,
+        feed_forward_proj="relu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            if "Attention" in name and "bias" not in name:
+                weight.mul_(3)
+    weights = renamed(
+        theirs.state_dict(),
+        (r"^shared", None),
+        (r"\.embed_tokens", ".embedding.tokens"),
+        (r"^lm_head", "decoder.head.linear"),
+        (r"\.final_layer_norm", ".stack.norm.final"),
+        (r"\.block\.\d\..*relative_attention_bias", ".stack.encoding.table"),
+        (r"\.block\.", ".stack.blocks."),
+        (r"\.layer\.(\d)\.layer_norm", r".norm.norms.\1"),
+        (r"\.layer\.0\.SelfAttention\.(.)", r".attention.\1_proj"),
+        (r"\.layer\.1\.EncDecAttention\.(.)", r".cross_attention.\1_proj"),
+        (r"\.layer\.\d\.DenseReluDense\.wo", ".ffn.down_proj"),
+        (r"\.layer\.\d\.DenseReluDense\.wi", ".ffn.up_proj"),
+    )
+    axes = {
+        "encoding": partial(T5, num_buckets=8, max_distance=16),
+        "norm": PreNorm,
+        "attention": partial(Attention, scale=1.0),
+        "ffn": partial(FeedForward, activation="relu"),
+    }
+    return theirs, new_model(EncoderDecoder, weights, embedding=partial(Embedding, tied=False), **axes)
 
 
 def prompts(*lengths):

@@ -5,7 +5,7 @@ import torch
 from transformers.generation import logits_process
 from transformers.utils import logging
 
-from tests.generate.models import gpt2, llama, prompts
+from tests.generate.models import gpt2, llama, prompts, t5
 from tests.model.families import VOCAB
 from txtrain.generate.beams import Beams, search
 from txtrain.generate.continuation import Continuation
@@ -13,10 +13,12 @@ from txtrain.generate.decode import decode
 from txtrain.generate.logits import keep_min_p, keep_top_k, keep_top_p, penalize_repetition
 from txtrain.generate.reader import new_reader
 from txtrain.generate.sampling import Sampling
+from txtrain.model import EncoderDecoder
 
-ENDS = frozenset({7, 11, 13, 20, 30, 41})
+ENDS = frozenset({7, 11, 13, 20, 30, 34, 41})
 NEW = 14
-MAKERS = {"llama": llama, "gpt2": gpt2}
+MAKERS = {"llama": llama, "gpt2": gpt2, "t5": t5}
+START = (0,)  # what T5's decoder begins with
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,17 +41,18 @@ def theirs(model, prompt, **settings):
     found = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, **ends, **settings
     )
-    tokens = found[0, len(prompt) :].tolist()
+    tokens = found[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
     end = next((place for place, token in enumerate(tokens) if token in ENDS), len(tokens))
     return tokens[:end]
 
 
-def new_text(prompt, **settings):
-    return Continuation(prompt, decode=lambda ids: "", limit=NEW, end_tokens=ENDS, **settings)
+def new_text(model, prompt):
+    context = START if isinstance(model, EncoderDecoder) else prompt
+    return Continuation(prompt, context=context, decode=lambda ids: "", limit=NEW, end_tokens=ENDS)
 
 
 def ours(model, texts, sampling=None):
-    for _ in decode(new_reader(model, room=NEW, start=()), texts, sampling=sampling or Sampling()):
+    for _ in decode(new_reader(model, room=NEW, start=START), texts, sampling=sampling or Sampling()):
         pass
     return [text.tokens for text in texts]
 
@@ -58,7 +61,7 @@ def ours(model, texts, sampling=None):
 def test_greedy_takes_the_same_tokens_as_transformers(pair, penalty):
     reference, model = pair
     for prompt in prompts(1, 4, 8):
-        (tokens,) = ours(model, [new_text(prompt)], Sampling(repetition_penalty=penalty))
+        (tokens,) = ours(model, [new_text(model, prompt)], Sampling(repetition_penalty=penalty))
         assert tokens == theirs(reference, prompt, repetition_penalty=penalty)
 
 
@@ -76,8 +79,8 @@ def test_beam_search_finds_the_same_tokens_as_transformers(pair, width, length_p
             num_ends=len(ENDS),
             length_penalty=length_penalty,
         )
-        text = new_text(prompt)
-        found = search(new_reader(model, room=NEW, start=()), text, beams, Sampling(repetition_penalty=1.1))
+        text = new_text(model, prompt)
+        found = search(new_reader(model, room=NEW, start=START), text, beams, Sampling(repetition_penalty=1.1))
         for token in found:
             text.add(token)
         assert text.tokens == theirs(reference, prompt, **settings)
@@ -88,8 +91,8 @@ def test_beam_search_finds_the_same_tokens_as_transformers(pair, width, length_p
 
 def test_a_batch_of_prompts_of_different_lengths_gives_what_each_gives_alone(pair):
     _, model = pair
-    alone = [ours(model, [new_text(prompt)])[0] for prompt in prompts(1, 9, 4, 4, 6)]
-    assert ours(model, [new_text(prompt) for prompt in prompts(1, 9, 4, 4, 6)]) == alone
+    alone = [ours(model, [new_text(model, prompt)])[0] for prompt in prompts(1, 9, 4, 4, 6)]
+    assert ours(model, [new_text(model, prompt) for prompt in prompts(1, 9, 4, 4, 6)]) == alone
     assert len({len(tokens) for tokens in alone}) > 1, "texts that leave the batch at different times"
 
 
@@ -99,14 +102,14 @@ def test_drawn_texts_do_not_depend_on_the_batch(pair):
     def drawn(texts, seeds):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         sampling = Sampling(temperature=1.0, top_p=0.9, repetition_penalty=1.2)
-        for _ in decode(new_reader(model, room=NEW, start=()), texts, sampling=sampling, generators=generators):
+        for _ in decode(new_reader(model, room=NEW, start=START), texts, sampling=sampling, generators=generators):
             pass
         return [text.tokens for text in texts]
 
     given = prompts(3, 9, 5)
-    together = drawn([new_text(prompt) for prompt in given], range(3))
-    assert together == [drawn([new_text(prompt)], [seed])[0] for seed, prompt in enumerate(given)]
-    assert together != drawn([new_text(prompt) for prompt in given], range(3, 6))
+    together = drawn([new_text(model, prompt) for prompt in given], range(3))
+    assert together == [drawn([new_text(model, prompt)], [seed])[0] for seed, prompt in enumerate(given)]
+    assert together != drawn([new_text(model, prompt) for prompt in given], range(3, 6))
 
 
 @pytest.fixture(scope="module")

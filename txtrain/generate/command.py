@@ -25,7 +25,7 @@ def generate(arguments: Sequence[str]) -> None:
     prompts = list(read_prompts(options.file, chat=options.chat, system=options.system)) if options.file else []
     if options.file and not prompts:
         raise UserError(f"--file {options.file} has no prompts: give a line each")
-    trained = load_trained(options.model, device=device, dtype=DTYPES.get(options.dtype))
+    trained = load_trained(options.model, device=device, dtype=DTYPES[options.dtype])
     encoder = PromptEncoder(trained, chat=options.chat)
     writer = Writer(
         trained,

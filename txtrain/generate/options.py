@@ -56,7 +56,7 @@ def new_parser() -> Parser:
     add("--seed", type=int, default=0, metavar="N", help="another seed draws another text (0)")
     add("--context", type=int, metavar="N", help="most tokens of prompt and text (default: as in training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    add("--dtype", choices=DTYPES, help="of the weights (default: as saved)")
+    add("--dtype", choices=DTYPES, default="float32", help="of the weights (float32)")
     return parser
 
 
