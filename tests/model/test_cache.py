@@ -247,6 +247,20 @@ def test_a_token_costs_one_token(encoding: str) -> None:
         torch.testing.assert_close(logits, expected[:, i : i + 1], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("encoding", ["rope", "alibi"])
+@pytest.mark.parametrize("more", ["", " soft_cap=2"])
+@torch.inference_mode()
+def test_what_is_behind_the_window_is_not_read(more: str, encoding: str) -> None:
+    """Not even to be masked: that would be NaN."""
+    model, tokens = new_model(encoding=encoding, attention="sliding window=3" + more), new_tokens()
+    expected, cache = model(tokens), model.new_cache(batch=3)
+    for a, b in CHUNKS:
+        behind = max(a - 2, 0)
+        for layer in cache.layers if a else []:
+            layer.own.keys.data[:, :, :behind] = layer.own.values.data[:, :, :behind] = torch.nan
+        torch.testing.assert_close(model(tokens[:, a:b], cache=cache), expected[:, a:b], rtol=0, atol=1e-9)
+
+
 @torch.no_grad()
 def test_a_cached_pass_is_not_compiled() -> None:
     model, tokens = new_model(), new_tokens()

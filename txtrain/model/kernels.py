@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -44,6 +44,10 @@ class Scores:
         """The window, or None if all keys fit into it."""
         return window if window is not None and window < self.num_keys else None
 
+    def last(self, num_keys: int) -> "Scores":
+        """The same without the keys before the last `num_keys`."""
+        return replace(self, mask=self.mask.last(num_keys), k_positions=self.k_positions[:, -num_keys:])
+
     def bias(self) -> Tensor | None:
         """(B or 1, H, Q, K) or None."""
         return None if self.encoding is None else self.encoding.bias(self.q_positions, self.k_positions)
@@ -74,10 +78,18 @@ class Kernel(ABC):
 
 @dataclass(frozen=True)
 class Dense:
-    """For kernels that add a tensor to all scores: `added` (B or 1, H or 1, Q, K), -∞ if masked; or `causal` alone."""
+    """For kernels that add a tensor to all scores: `added` (B or 1, H or 1, Q, K), -∞ if masked; or `causal` alone.
+
+    With a cache and a window, `last` is how many of the latest keys any query sees.
+    """
 
     causal: bool
     added: Tensor | None
+    last: int | None = None
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Keys or values (B, KV heads, K, head_dim) without those that no query sees."""
+        return x if self.last is None else x[:, :, -self.last :]
 
 
 class SDPA(Kernel):
@@ -87,7 +99,15 @@ class SDPA(Kernel):
 
     def prepare(self, scores: Scores, windows: set[int | None], dtype: torch.dtype) -> dict[int | None, Dense]:
         bias = scores.bias()
-        return {window: self._dense(scores, bias, scores.narrow(window), dtype) for window in windows}
+        return {window: self._within(scores, bias, window, dtype) for window in windows}
+
+    def _within(self, scores: Scores, bias: Tensor | None, window: int | None, dtype: torch.dtype) -> Dense:
+        """Of a window reaching back from the first query, if there is one; of all keys otherwise."""
+        last = None if window is None else window + scores.num_queries - 1
+        if last is None or not scores.mask.causal or last >= scores.num_keys:
+            return self._dense(scores, bias, scores.narrow(window), dtype)
+        scores, bias = scores.last(last), None if bias is None else bias[..., -last:]
+        return replace(self._dense(scores, bias, scores.narrow(window), dtype), last=last)
 
     @staticmethod
     def _dense(scores: Scores, bias: Tensor | None, window: int | None, dtype: torch.dtype) -> Dense:
@@ -105,7 +125,7 @@ class SDPA(Kernel):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Dense, *, scale: float, soft_cap: float | None, dropout: float
     ) -> Tensor:
-        grouped = q.size(1) != k.size(1)
+        k, v, grouped = prepared.seen(k), prepared.seen(v), q.size(1) != k.size(1)
         if grouped and q.is_cuda and prepared.added is not None:
             # Of CUDA's kernels, the one that takes additions knows no groups; on a CPU both go together.
             k, v, grouped = _repeat_heads(k, q), _repeat_heads(v, q), False
@@ -122,7 +142,7 @@ class Eager(SDPA):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Dense, *, scale: float, soft_cap: float | None, dropout: float
     ) -> Tensor:
-        k, v = _repeat_heads(k, q), _repeat_heads(v, q)
+        k, v = _repeat_heads(prepared.seen(k), q), _repeat_heads(prepared.seen(v), q)
         wide = torch.promote_types(q.dtype, torch.float32)
         logits = soft_capped((q @ k.transpose(-2, -1)).to(wide) * scale, soft_cap)
         if prepared.causal:

@@ -32,6 +32,11 @@ class Mask:
         """Whether more than causality restricts what is seen."""
         return window is not None or self.documents is not None or self.padding is not None
 
+    def last(self, num_keys: int) -> "Mask":
+        """The same without the keys before the last `num_keys`."""
+        documents, padding = (None if x is None else x[:, -num_keys:] for x in (self.documents, self.padding))
+        return Mask(causal=self.causal, documents=documents, padding=padding)
+
     def allows(self, batch: Tensor, query: Tensor, key: Tensor, window: int | None) -> Tensor:
         """Whether `query` sees `key`, elementwise over integer index tensors that broadcast.
 

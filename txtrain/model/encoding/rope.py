@@ -86,9 +86,10 @@ class Rope(Encoding):
         distance apart. The result is rounded once.
         """
         cos, sin = tables
-        turning = x[..., : self.rotated]
+        whole = self.rotated == x.size(-1)
+        turning = x if whole else x[..., : self.rotated]
         turned = torch.addcmul(turning * cos, self._partners(turning), sin).to(x.dtype)
-        return turned if self.rotated == x.size(-1) else torch.cat((turned, x[..., self.rotated :]), dim=-1)
+        return turned if whole else torch.cat((turned, x[..., self.rotated :]), dim=-1)
 
     def _pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Values for the first and the second member of each pair, put where the layout has them."""
