@@ -63,6 +63,22 @@ def test_samples_are_the_same_each_time_and_leave_generators_and_modes_alone(tmp
     assert run.task.model.training
 
 
+def test_a_sample_before_the_first_step_is_of_the_model_as_it_was_and_changes_nothing(tmp_path: Path) -> None:
+    plain = Run(tmp_path / "one", max_steps=4, validate=2, samples={"length": 6}).fit()
+    still = Run(tmp_path / "two", max_steps=2, validate=1, samples={"length": 6, "before": True})
+    still.task.configure_optimizers = lambda: torch.optim.SGD(still.task.model.parameters(), lr=0.0)
+    still.fit()
+    before, *after = still.summary.samples.rows
+    assert before[0] == 0 and [row[1:] for row in after] == [before[1:], before[1:]]
+    both = Run(tmp_path / "three", max_steps=4, validate=2, samples={"length": 6, "before": True}).fit()
+    assert both.summary.samples.rows[1:] == plain.summary.samples.rows
+    assert both.summary.samples.text_before == before[1] + before[2] and plain.summary.samples.text_before is None
+    assert all(map(torch.equal, both.weights(), plain.weights()))
+    [saved] = (tmp_path / "two" / "checkpoints").glob("step_*2.ckpt")
+    on = Run(tmp_path / "two", max_steps=4, validate=2, samples={"length": 6, "before": True}).fit(saved)
+    assert [row[0] for row in on.summary.samples.rows] == [0, 1, 2, 4]
+
+
 def test_the_prompt_is_the_start_of_the_validation_set_or_what_is_given(tmp_path: Path) -> None:
     run = Run(tmp_path / "one", max_steps=1, validate=1).fit()
     first = next(iter(run.data.val_dataloader()))["tokens"][0].tolist()

@@ -45,6 +45,7 @@ class ChatData(LanguageData):
         super().__init__(packing=packing, **base)
         self.path, self.validation_path, self.template, self.too_long = path, validation_path, template, too_long
         self._windows: dict[str, RowWindows] = {}
+        self._encoder: TurnEncoder | None = None
 
     def identity(self) -> Any:
         template = self.chat_template()
@@ -74,7 +75,7 @@ class ChatData(LanguageData):
                 yield conversation.key, template.render(conversation.messages, tools=conversation.tools)
 
     def open(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._encoder = folder, None
         self.tokenizer.load(folder / "tokenizer.json")
         self._windows = {split: self._open(split) for split in ("train", "validation")}
         self.train_tokens = self._windows["train"].targets
@@ -118,7 +119,9 @@ class ChatData(LanguageData):
     @property
     def encoder(self) -> TurnEncoder:
         """What writes conversations for the model."""
-        return TurnEncoder(self.chat_template(), self.tokenizer)
+        if self._encoder is None:
+            self._encoder = TurnEncoder(self.chat_template(), self.tokenizer)
+        return self._encoder
 
     def details(self) -> dict[str, str]:
         train, validation = self._windows["train"].told, self._windows["validation"].told

@@ -71,7 +71,10 @@ class TurnEncoder:
     def end_tokens(self) -> frozenset[int]:
         """The special tokens with which the assistant ends its turn; none where the template has none."""
         probe = Conversation(messages=[{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}])
-        turns = self.encode([probe])[0]
+        try:
+            turns = self.encode([probe])[0]
+        except UserError:  # the template takes no such conversation
+            return frozenset()
         return frozenset(turns.tokens[turns.assistant & np.isin(turns.tokens, self._special_ids)].tolist())
 
     def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
