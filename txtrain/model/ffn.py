@@ -17,6 +17,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def inner_width(dim: int, *, gated: bool) -> int:
+    """The width of a feed-forward layer that is told none."""
+    return -(-8 * dim // (3 * 8)) * 8 if gated else 4 * dim
+
+
 class FeedForward(nn.Module):
     """down(activation(up(x))), at every position alike (https://arxiv.org/abs/1706.03762).
 
@@ -30,7 +35,7 @@ class FeedForward(nn.Module):
         self, *, stack: Stack, activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu", bias: bool = False
     ) -> None:
         super().__init__()
-        inner = stack.ffn_dim or 4 * stack.dim
+        inner = stack.ffn_dim or inner_width(stack.dim, gated=False)
         self.activation = ACTIVATIONS[activation]
         self.up_proj = nn.Linear(stack.dim, inner, bias=bias)
         self.down_proj = nn.Linear(inner, stack.dim, bias=bias)
@@ -53,7 +58,7 @@ class GatedFeedForward(nn.Module):
         self, *, stack: Stack, activation: Literal["silu", "gelu", "gelu_tanh"] = "silu", bias: bool = False
     ) -> None:
         super().__init__()
-        inner = stack.ffn_dim or -(-8 * stack.dim // (3 * 8)) * 8
+        inner = stack.ffn_dim or inner_width(stack.dim, gated=True)
         self.activation = ACTIVATIONS[activation]
         self.gate_proj = nn.Linear(stack.dim, inner, bias=bias)
         self.up_proj = nn.Linear(stack.dim, inner, bias=bias)

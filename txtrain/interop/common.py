@@ -1,0 +1,154 @@
+"""What many families share: sizes, activations, rotary positions, windows, and Llama's names."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from txtrain.errors import UserError
+from txtrain.interop.axes import Flat
+from txtrain.interop.family import Config, Field, Part, look_up
+from txtrain.interop.names import Rule, in_layers
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+SIZES: tuple[Part, ...] = (
+    Field("model.dim", "hidden_size"),
+    Field("model.num_layers", "num_hidden_layers"),
+    Field("model.num_heads", "num_attention_heads"),
+    Field("model.ffn_dim", "intermediate_size"),
+)
+
+LLAMA_RULES: tuple[Rule, ...] = (
+    Rule("embedding.tokens", "model.embed_tokens"),
+    Rule("stack.norm.final", "model.norm"),
+    Rule("head.linear", "lm_head"),
+    *in_layers(
+        "stack.blocks.{layer}",
+        "model.layers.{layer}",
+        {
+            "attention.q_proj": "self_attn.q_proj",
+            "attention.k_proj": "self_attn.k_proj",
+            "attention.v_proj": "self_attn.v_proj",
+            "attention.o_proj": "self_attn.o_proj",
+            "attention.q_norm": "self_attn.q_norm",
+            "attention.k_norm": "self_attn.k_norm",
+            "ffn.gate_proj": "mlp.gate_proj",
+            "ffn.up_proj": "mlp.up_proj",
+            "ffn.down_proj": "mlp.down_proj",
+        },
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Rotary(Part):
+    """Rotary positions: `rope_theta` and `rope_scaling`, or `rope_parameters`, in which newer files have both.
+
+    Args:
+        theta: the key of theta.
+        fraction: the key of the share that turns, if the family has one.
+        default_fraction: that share if the key is missing.
+    """
+
+    theta: str = "rope_theta"
+    fraction: str | None = None
+    default_fraction: float = 1.0
+
+    def read(self, config: Config) -> Flat:
+        stated = {**(config.get("rope_parameters") or {}), **(config.get("rope_scaling") or {})}
+        kind = stated.get("rope_type", stated.get("type", "default"))
+        longest: Any = config.get("max_position_embeddings")
+        flat: Flat = {
+            "encoding": "rope",
+            "encoding.theta": float(stated.get("rope_theta") or config.get(self.theta) or 10000),
+            "encoding.scaling": None if kind == "default" else kind,
+        }
+        if self.fraction:
+            given: Any = stated.get("partial_rotary_factor", config.get(self.fraction, self.default_fraction))
+            flat["encoding.fraction"] = float(given)
+        if kind == "default":
+            return flat
+        if kind not in ("linear", "dynamic", "yarn", "llama3") or stated.get("truncate") is False:
+            raise UserError(f"its rotary positions are scaled by {stated}, which encoding.scaling does not express")
+        original = longest if kind == "dynamic" else stated.get("original_max_position_embeddings", longest)
+        flat["encoding.factor"] = float(stated["factor"] if stated.get("factor") else longest / original)
+        if kind != "linear":
+            flat["encoding.original_len"] = original
+        if kind == "yarn":
+            flat["encoding.band"] = [float(stated.get("beta_slow") or 1), float(stated.get("beta_fast") or 32)]
+            flat["encoding.attention_factor"] = _sharpening(stated, flat["encoding.factor"])
+        if kind == "llama3":
+            flat["encoding.band"] = [float(stated["low_freq_factor"]), float(stated["high_freq_factor"])]
+        return flat
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        scaling = flat.get("encoding.scaling")
+        written = {self.theta: flat.get("encoding.theta"), "rope_scaling": None}
+        if self.fraction:
+            written[self.fraction] = flat.get("encoding.fraction")
+        if scaling is None:
+            return written
+        stated = {"rope_type": scaling, "factor": flat["encoding.factor"]}
+        if scaling == "dynamic":
+            written["max_position_embeddings"] = flat["encoding.original_len"]
+        elif scaling != "linear":
+            stated["original_max_position_embeddings"] = flat["encoding.original_len"]
+        if scaling == "yarn":
+            slow, fast = flat["encoding.band"]
+            stated |= {"beta_slow": slow, "beta_fast": fast, "attention_factor": flat["encoding.attention_factor"]}
+        if scaling == "llama3":
+            stated["low_freq_factor"], stated["high_freq_factor"] = flat["encoding.band"]
+        return written | {"rope_scaling": stated}
+
+
+def _sharpening(stated: Mapping[str, Any], factor: float) -> float:
+    """YaRN's factor on queries and keys: said, or made of two of DeepSeek's, or the paper's."""
+    if stated.get("attention_factor") is not None:
+        return float(stated["attention_factor"])
+    growth = 0.1 * math.log(factor)
+    if stated.get("mscale") and stated.get("mscale_all_dim"):
+        return (growth * stated["mscale"] + 1.0) / (growth * stated["mscale_all_dim"] + 1.0)
+    return growth + 1.0
+
+
+@dataclass(frozen=True)
+class Windows(Part):
+    """Sliding windows in some layers: `layer_types`, or what older files say of it.
+
+    Args:
+        every_other: whether layers alternate, beginning with a window, if the file does not say (Gemma 2).
+    """
+
+    every_other: bool = False
+
+    def read(self, config: Config) -> Flat:
+        window = config.get("sliding_window")
+        if not (self.every_other or config.get("use_sliding_window")):
+            window = None
+        layers = look_up(config, "num_hidden_layers")
+        first = config.get("max_window_layers", 0)
+        sliding = [layer % 2 == 0 if self.every_other else layer >= first for layer in range(layers)]
+        if config.get("layer_types") is not None:
+            sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
+        if window is None or not any(sliding):
+            return {"attention.window": None}
+        return {"attention.window": window if all(sliding) else [window if on else None for on in sliding]}
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        window, layers = flat["attention.window"], flat["model.num_layers"]
+        pattern = window if isinstance(window, list) else [window] * layers
+        sizes = {size for size in pattern if size is not None}
+        return {
+            "sliding_window": max(sizes, default=None),
+            "use_sliding_window": bool(sizes),
+            "layer_types": ["full_attention" if size is None else "sliding_attention" for size in pattern],
+        }

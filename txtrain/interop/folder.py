@@ -1,0 +1,98 @@
+"""A Hugging Face model folder, read: config.json becomes axes, safetensors become weights."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from txtrain.errors import UserError
+from txtrain.interop.axes import Nodes
+from txtrain.interop.families import families
+from txtrain.interop.family import Family
+from txtrain.interop.weights import Weights, fill
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A folder that has been understood; its weights are not read yet.
+
+    Args:
+        path: the folder.
+        family: what it is one of.
+        config: its config.json.
+        axes: config nodes of the model.
+        max_len: the longest sequence that it was trained on.
+    """
+
+    path: Path
+    family: Family
+    config: dict[str, Any]
+    axes: Nodes
+    max_len: int
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config["vocab_size"])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that its weights were saved in."""
+        name = self.config.get("dtype", self.config.get("torch_dtype")) or "float32"
+        return getattr(torch, str(name).removeprefix("torch."))
+
+    def build(self, build_model: Callable[[], nn.Module]) -> nn.Module:
+        """The model that `build_model` makes, filled; there is never more in memory than its weights."""
+        with torch.device("meta"):
+            model = build_model()
+        self.fill(model)
+        return model
+
+    def fill(self, model: nn.Module) -> None:
+        """Gives a model of these axes, which may be on the meta device, the weights."""
+        weights = Weights(self.path, prefix=self.family.prefix)
+        fill(model, weights, self.family, heads=self.axes["model"]["num_heads"], where=str(self.path))
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether this is a Hugging Face model folder: it has a config.json with a `model_type`."""
+    try:
+        return "model_type" in json.loads((Path(path) / CONFIG).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_folder(path: str | Path) -> Imported:
+    """Understands a folder.
+
+    Raises:
+        UserError: it is none, its family is not known, or something in it has no counterpart.
+    """
+    path = Path(path).expanduser().absolute()
+    try:
+        config = json.loads((path / CONFIG).read_text())
+        model_type = config["model_type"]
+    except OSError as error:
+        raise UserError(
+            f"{path / CONFIG} cannot be read ({error.strerror}): name a Hugging Face model folder"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / CONFIG} is no model's config.json ({error!r}): restore it") from error
+    known = families()
+    if model_type not in known:
+        raise UserError(f"{path} is a {model_type} model: txtrain reads {', '.join(sorted(known))}")
+    if "quantization_config" in config:
+        raise UserError(f"{path} has quantized weights, which txtrain does not read: take the folder with plain ones")
+    family = known[model_type]
+    try:
+        axes, longest = family.axes(config), config[family.max_len] if family.max_len else 2048
+    except UserError as error:
+        raise UserError(f"{path} cannot be expressed: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{path} cannot be read: its config.json has no {error}") from error
+    return Imported(path=path, family=family, config=config, axes=axes, max_len=int(longest))

@@ -1,0 +1,110 @@
+"""Names of weights, ours and a family's: which module of theirs holds which of ours, and how."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+LAYER = "{layer}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One module of theirs that holds one of ours, or several side by side.
+
+    The parameters of a module (weight, bias) keep their names. In names `{layer}` stands for a layer's number. A rule can
+    also be of one parameter, by its whole name.
+
+    Args:
+        ours: names of our modules; several are fused in this order.
+        theirs: name of their module.
+        transposed: whether their matrix is stored (in, out), as GPT-2's is.
+        by_head: whether fused queries, keys and values lie side by side in each head (GPT-NeoX, BLOOM).
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str
+    transposed: bool = False
+    by_head: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    def to_ours(self, theirs: Tensor, part: int, rows: Sequence[int]) -> Tensor:
+        """Our tensor in theirs, a view where it can be.
+
+        Args:
+            theirs: their whole tensor.
+            part: which of ours is wanted.
+            rows: outputs of each of ours; with `by_head`, those of one head.
+        """
+        if self.transposed and theirs.dim() == 2:
+            theirs = theirs.T
+        if len(self.parts) == 1:
+            return theirs
+        if self.by_head:
+            heads = theirs.unflatten(0, (-1, sum(rows)))
+            return heads.split(list(rows), dim=1)[part].flatten(0, 1)
+        return theirs.split(list(rows))[part]
+
+    def to_theirs(self, ours: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+        """Their tensor made of ours; the arguments are as in `to_ours`."""
+        if len(ours) == 1:
+            whole = ours[0]
+        elif self.by_head:
+            whole = torch.cat([x.unflatten(0, (-1, n)) for x, n in zip(ours, rows, strict=True)], dim=1).flatten(0, 1)
+        else:
+            whole = torch.cat(list(ours))
+        return whole.T if self.transposed and whole.dim() == 2 else whole
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one of our parameters or modules is among theirs."""
+
+    rule: Rule
+    part: int
+    theirs: str
+    siblings: tuple[str, ...]
+    """All of ours that are fused there, itself included, in order."""
+
+
+class Names:
+    """The rules of a family.
+
+    Args:
+        rules: all of them.
+    """
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], Rule, int]]:
+        return [
+            (re.compile(re.escape(ours).replace(re.escape(LAYER), r"(?P<layer>\d+)") + r"(?P<rest>\.\w+)?"), rule, part)
+            for rule in self.rules
+            for part, ours in enumerate(rule.parts)
+        ]
+
+    def find(self, ours: str) -> Place | None:
+        """Where our module or parameter of this name is; None if the family has no such thing."""
+        for pattern, rule, part in self._patterns:
+            if match := pattern.fullmatch(ours):
+                found = match.groupdict()
+                layer, rest = found.get("layer") or "", found["rest"] or ""
+                names = [name.replace(LAYER, layer) + rest for name in (rule.theirs, *rule.parts)]
+                return Place(rule, part, names[0], tuple(names[1:]))
+        return None
+
+
+def in_layers(ours: str, theirs: str, names: Mapping[str | tuple[str, ...], str], **how: bool) -> Iterable[Rule]:
+    """Rules for names within a layer, such as `attention.q_proj`; `ours` and `theirs` are the layers' names."""
+    for own, other in names.items():
+        parts = (own,) if isinstance(own, str) else own
+        whole = tuple(f"{ours}.{part}" for part in parts)
+        yield Rule(whole if len(whole) > 1 else whole[0], f"{theirs}.{other}", **how)

@@ -1,0 +1,123 @@
+"""The weights of a folder, tensor by tensor, out of memory-mapped files."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from txtrain.errors import UserError
+from txtrain.interop.family import Family
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Weights(Mapping[str, Tensor]):
+    """Tensors by name. They are views of the files, which processes on one machine share, until they are changed.
+
+    Args:
+        folder: with `model.safetensors`, or shards and their index.
+        prefix: of names, which files may leave out.
+    """
+
+    def __init__(self, folder: Path, *, prefix: str = "") -> None:
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        self._prefix = prefix
+        if (folder / INDEX).is_file():
+            try:
+                self._places: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{folder / INDEX} cannot be read ({error!r}): restore it") from error
+        elif (folder / SINGLE).is_file():
+            self._places = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+        else:
+            other = sorted(path.name for path in folder.glob("*.bin"))
+            got = f"only {other[0]}, which can run code" if other else "none"
+            raise UserError(f"{folder} needs {SINGLE} or {INDEX}, and has {got}: put the safetensors files there")
+        for name in sorted(set(self._places.values())):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} lacks {name}, which its {INDEX} names: put this shard there")
+
+    def _open(self, name: str) -> Any:
+        if name not in self._files:
+            try:
+                self._files[name] = safe_open(self._folder / name, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{self._folder / name} cannot be read ({error}): restore it") from error
+        return self._files[name]
+
+    def _name(self, name: str) -> str | None:
+        bare = name.removeprefix(self._prefix)
+        return next((known for known in (name, bare, self._prefix + name) if known in self._places), None)
+
+    def __getitem__(self, name: str) -> Tensor:
+        known = self._name(name)
+        if known is None:
+            raise KeyError(name)
+        try:
+            return self._open(self._places[known]).get_tensor(known)
+        except SafetensorError as error:
+            raise UserError(f"{self._folder / self._places[known]} lacks {known}: restore it") from error
+
+    def __contains__(self, name: object) -> bool:
+        return self._name(str(name)) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """Names with their prefix."""
+        bare = not any(name.startswith(self._prefix) for name in self._places)
+        return (f"{self._prefix}{name}" if bare and "lm_head" not in name else name for name in self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, where: str) -> None:
+    """Gives a model, which may have no memory yet (device meta), the weights of a folder.
+
+    A weight of the type that the model wants, and stored as it has it, stays in the mapped file.
+
+    Args:
+        model: ours.
+        weights: of the folder.
+        family: says where they are.
+        heads: query heads of a layer.
+        where: the folder, for messages.
+
+    Raises:
+        UserError: the folder lacks a weight, has one too many, or one of another shape.
+    """
+    names, used = family.names, set[str]()
+    own = dict(model.named_parameters(remove_duplicate=False))
+    filled: dict[int, nn.Parameter] = {}
+    for name, parameter in own.items():
+        place = names.find(name)
+        if place is None:
+            raise UserError(f"{where}: {family.model_types[0]} has no weight like {name}, which the axes ask for")
+        used.add(place.theirs)
+        if id(parameter) not in filled:
+            if place.theirs not in weights:
+                raise UserError(f"{where} lacks the weight {place.theirs}: its files are those of another model")
+            rows = [own[sibling].shape[0] // (heads if place.rule.by_head else 1) for sibling in place.siblings]
+            try:
+                value = place.rule.to_ours(weights[place.theirs], place.part, rows).reshape(parameter.shape)
+            except RuntimeError:
+                raise UserError(
+                    f"{where}: {place.theirs} is {list(weights[place.theirs].shape)}, and config.json says that "
+                    f"{name} is {list(parameter.shape)}: one of the two is of another model"
+                ) from None
+            filled[id(parameter)] = _parameter(value, parameter)
+        module, _, last = name.rpartition(".")
+        setattr(model.get_submodule(module), last, filled[id(parameter)])
+    extra = [name for name in weights if name not in used and not re.fullmatch(family.ignored, name)]
+    if extra:
+        raise UserError(f"{where} has weights for which its config.json has no place, such as {extra[0]}")
+
+
+def _parameter(value: Tensor, old: nn.Parameter) -> nn.Parameter:
+    device = torch.device("cpu") if old.is_meta else old.device
+    return nn.Parameter(value.to(device=device, dtype=old.dtype).contiguous(), requires_grad=old.requires_grad)
