@@ -58,7 +58,7 @@ QWEN3 = """\
         {%- set thought = message.reasoning_content or '' %}
         {{- '<|im_start|>assistant\\n' }}
         {%- if loop.index0 > ns.last %}{{ '<think>\\n' + thought + '\\n</think>\\n\\n' }}{% endif %}
-        {{- message.content + '<|im_end|>\\n' }}
+        {{- message.content.split('</think>')[-1] + '<|im_end|>\\n' }}
     {%- else %}
         {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
     {%- endif %}

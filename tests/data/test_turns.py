@@ -106,6 +106,16 @@ def test_without_its_word_an_answer_is_what_follows_its_prompt(folders: Any, nam
         assert turns.assistant.tolist() == expected.tolist()
 
 
+def test_answers_that_lose_their_thoughts_once_others_follow_are_found(folders: Any) -> None:
+    folder = folders["byte_level", "qwen3"]
+    thought = turn("assistant", "<think>1 + 1</think>It is two")
+    messages = [turn("user", "1 + 1?"), thought, turn("user", "and 2 + 2?"), turn("assistant", "four")]
+    turns = folder.encode(messages)
+    assert turns.tokens.tolist() == folder.ids(messages)
+    said = folder.theirs.decode(turns.tokens[turns.assistant])
+    assert said == "It is two<|im_end|>\n<think>\n\n</think>\n\nfour<|im_end|>\n"
+
+
 def test_both_ways_of_telling_the_assistant_agree(folders: Any, tmp_path: Path) -> None:
     """One template, with and without the word of it: the line end after a turn is the only difference."""
     plain = GENERATION.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
@@ -148,10 +158,10 @@ def test_what_a_user_types_is_no_special_token(folders: Any, kind: str, name: st
 
 def test_what_the_assistant_thinks_stays_a_token(folders: Any) -> None:
     """`<think>` in an answer is what the model is to learn; transformers' way of spelling out takes it, too."""
-    folder = folders["byte_level", "qwen3"]
+    folder = folders["byte_level", "chatml"]
     messages = [turn("user", "2?"), turn("assistant", "<think>two</think>four")]
     think = folder.theirs.convert_tokens_to_ids("<think>")
-    assert (folder.encode(messages).tokens == think).sum() == 2
+    assert (folder.encode(messages).tokens == think).sum() == 1
     assert folder.encode(messages).tokens.tolist() == folder.ids(messages)
 
 

@@ -26,6 +26,7 @@ CONFIG = "tokenizer_config.json"
 # The names under which a template finds special tokens.
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REASONING = ("reasoning_content", "thinking", "reasoning")
+STAND_IN = "\U000f0002"  # a private character
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 # Every turn ends in the end of text, which no message can forge, so a message cannot begin a turn either.
@@ -122,14 +123,15 @@ class ChatTemplate:
     def _answer(self, text: str, messages: Sequence[Message], number: int, tools: list[Any] | None) -> Span:
         prompt = self.render(messages[:number], tools=tools, add_generation_prompt=True)
         answered = self.render(messages[: number + 1], tools=tools)
-        if text.startswith(prompt) and answered.startswith(prompt):
-            if text.startswith(answered):
-                return len(prompt), len(answered)
-            # The last answer is written otherwise than those before it (Qwen 3 shows that nothing was thought).
-            content = str(messages[number].get("content", ""))
-            end = content + answered.rpartition(content)[2]
-            if content and (found := text.find(end, len(prompt))) >= 0:
-                return len(prompt), found + len(end)
+        if text.startswith(answered) and answered.startswith(prompt):
+            return len(prompt), len(answered)
+        # An answer may be written otherwise once others follow (Qwen 3 leaves its thoughts out): what comes after it is
+        # then known by another answer in its place.
+        other = {**messages[number], "content": STAND_IN}
+        rest = self.render([*messages[:number], other, *messages[number + 1 :]], tools=tools).rpartition(STAND_IN)[2]
+        end = self.render([*messages[:number], other], tools=tools).rpartition(STAND_IN)[2]
+        if text.startswith(prompt) and text.endswith(rest) and rest.startswith(end) and STAND_IN not in text:
+            return len(prompt), len(text) - len(rest) + len(end)
         raise TemplateRefusal(
             f"message {number + 1} is not written after the prompt for it, so which tokens are the assistant's is "
             "unknown: set data.template to a copy of the template with {% generation %} … {% endgeneration %}"
