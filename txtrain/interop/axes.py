@@ -61,6 +61,7 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
     dim, heads, layers = flat["model.dim"], flat["model.num_heads"], flat["model.num_layers"]
     head_dim = flat["model.head_dim"] or dim // heads
     found = {
+        "model.num_decoder_layers": flat["model.num_decoder_layers"] or layers,
         "model.num_kv_heads": flat["model.num_kv_heads"] or heads,
         "model.head_dim": head_dim,
         "model.ffn_dim": flat["model.ffn_dim"] or inner_width(dim, gated=gated),
@@ -74,9 +75,8 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
     if scaling in ("yarn", "llama3"):
         found["encoding.band"] = flat["encoding.band"] or ([1.0, 32.0] if scaling == "yarn" else [1.0, 4.0])
     if scaling == "yarn":
-        found["encoding.attention_factor"] = (
-            flat["encoding.attention_factor"] or 0.1 * math.log(flat["encoding.factor"]) + 1.0
-        )
+        default = 0.1 * math.log(flat["encoding.factor"]) + 1.0
+        found["encoding.attention_factor"] = flat["encoding.attention_factor"] or default
     return found
 
 

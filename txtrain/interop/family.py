@@ -154,6 +154,10 @@ class Family:
             flat |= part.read(config)
         return to_nodes(flat)
 
+    def longest(self, config: Config) -> int:
+        """The longest sequence that it was trained on."""
+        return int(look_up(config, self.max_len)) if self.max_len else 2048
+
     def config(self, axes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The part of config.json that says what is computed.
 

@@ -90,9 +90,9 @@ def read_folder(path: str | Path) -> Imported:
         raise UserError(f"{path} has quantized weights, which txtrain does not read: take the folder with plain ones")
     family = known[model_type]
     try:
-        axes, longest = family.axes(config), config[family.max_len] if family.max_len else 2048
+        axes, longest = family.axes(config), family.longest(config)
     except UserError as error:
         raise UserError(f"{path} cannot be expressed: {error}") from error
     except KeyError as error:
         raise UserError(f"{path} cannot be read: its config.json has no {error}") from error
-    return Imported(path=path, family=family, config=config, axes=axes, max_len=int(longest))
+    return Imported(path=path, family=family, config=config, axes=axes, max_len=longest)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,20 +16,26 @@ LAYER = "{layer}"
 class Rule:
     """One module of theirs that holds one of ours, or several side by side.
 
-    The parameters of a module (weight, bias) keep their names. In names `{layer}` stands for a layer's number. A rule can
-    also be of one parameter, by its whole name.
+    The parameters of a module (weight, bias) keep their names. In names `{layer}` stands for a layer's number. A rule
+    can also be of one parameter, by its whole name.
 
     Args:
         ours: names of our modules; several are fused in this order.
         theirs: name of their module.
         transposed: whether their matrix is stored (in, out), as GPT-2's is.
         by_head: whether fused queries, keys and values lie side by side in each head (GPT-NeoX, BLOOM).
+        as_row: whether their vector is stored (1, n), as BART's bias of logits is.
+        read: names that files may have it under, in the order to look for them. Default: `theirs` alone.
+        default: what ours is filled with where files have none of these; an error if None.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     transposed: bool = False
     by_head: bool = False
+    as_row: bool = False
+    read: tuple[str, ...] = ()
+    default: float | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -59,6 +66,8 @@ class Rule:
             whole = torch.cat([x.unflatten(0, (-1, n)) for x, n in zip(ours, rows, strict=True)], dim=1).flatten(0, 1)
         else:
             whole = torch.cat(list(ours))
+        if self.as_row:
+            return whole[None]
         return whole.T if self.transposed and whole.dim() == 2 else whole
 
 
@@ -71,6 +80,8 @@ class Place:
     theirs: str
     siblings: tuple[str, ...]
     """All of ours that are fused there, itself included, in order."""
+    read: tuple[str, ...]
+    """Names that files may have it under, in the order to look for them."""
 
 
 class Names:
@@ -97,12 +108,13 @@ class Names:
             if match := pattern.fullmatch(ours):
                 found = match.groupdict()
                 layer, rest = found.get("layer") or "", found["rest"] or ""
-                names = [name.replace(LAYER, layer) + rest for name in (rule.theirs, *rule.parts)]
-                return Place(rule, part, names[0], tuple(names[1:]))
+                theirs, *read = [name.replace(LAYER, layer) + rest for name in (rule.theirs, *rule.read)]
+                siblings = tuple(name.replace(LAYER, layer) + rest for name in rule.parts)
+                return Place(rule, part, theirs, siblings, tuple(read) or (theirs,))
         return None
 
 
-def in_layers(ours: str, theirs: str, names: Mapping[str | tuple[str, ...], str], **how: bool) -> Iterable[Rule]:
+def in_layers(ours: str, theirs: str, names: Mapping[str | tuple[str, ...], str], **how: Any) -> Iterable[Rule]:
     """Rules for names within a layer, such as `attention.q_proj`; `ours` and `theirs` are the layers' names."""
     for own, other in names.items():
         parts = (own,) if isinstance(own, str) else own

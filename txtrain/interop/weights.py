@@ -39,6 +39,8 @@ class Weights(Mapping[str, Tensor]):
             other = sorted(path.name for path in folder.glob("*.bin"))
             got = f"only {other[0]}, which can run code" if other else "none"
             raise UserError(f"{folder} needs {SINGLE} or {INDEX}, and has {got}: put the safetensors files there")
+        self._stored = {_renamed(name): name for name in self._places}
+        self._places = {_renamed(name): file for name, file in self._places.items()}
         for name in sorted(set(self._places.values())):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} lacks {name}, which its {INDEX} names: put this shard there")
@@ -60,7 +62,7 @@ class Weights(Mapping[str, Tensor]):
         if known is None:
             raise KeyError(name)
         try:
-            return self._open(self._places[known]).get_tensor(known)
+            return self._open(self._places[known]).get_tensor(self._stored[known])
         except SafetensorError as error:
             raise UserError(f"{self._folder / self._places[known]} lacks {known}: restore it") from error
 
@@ -74,6 +76,11 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _renamed(name: str) -> str:
+    """Files that were made from TensorFlow's call a LayerNorm's weight and bias gamma and beta."""
+    return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda match: {"gamma": "weight", "beta": "bias"}[match[0]], name)
 
 
 def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, where: str) -> None:
@@ -98,16 +105,21 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
         place = names.find(name)
         if place is None:
             raise UserError(f"{where}: {family.model_types[0]} has no weight like {name}, which the axes ask for")
-        used.add(place.theirs)
+        used.update(place.read)
         if id(parameter) not in filled:
-            if place.theirs not in weights:
+            theirs = next((other for other in place.read if other in weights), None)
+            if theirs is not None:
+                whole = weights[theirs]
+            elif place.rule.default is not None:
+                whole = torch.full(parameter.shape, place.rule.default)
+            else:
                 raise UserError(f"{where} lacks the weight {place.theirs}: its files are those of another model")
             rows = [own[sibling].shape[0] // (heads if place.rule.by_head else 1) for sibling in place.siblings]
             try:
-                value = place.rule.to_ours(weights[place.theirs], place.part, rows).reshape(parameter.shape)
+                value = place.rule.to_ours(whole, place.part, rows).reshape(parameter.shape)
             except RuntimeError:
                 raise UserError(
-                    f"{where}: {place.theirs} is {list(weights[place.theirs].shape)}, and config.json says that "
+                    f"{where}: {theirs} is {list(whole.shape)}, and config.json says that "
                     f"{name} is {list(parameter.shape)}: one of the two is of another model"
                 ) from None
             filled[id(parameter)] = _parameter(value, parameter)
