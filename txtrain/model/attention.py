@@ -64,12 +64,15 @@ class Attention(nn.Module):
     Args:
         stack: sizes; `num_kv_heads` below `num_heads` shares each key and value head among a group of query heads.
         cross: whether keys and values come from another sequence; a window then does not apply.
-        bias: whether the projections have biases.
+        layer: number of the layer.
+        bias: whether the projections have biases; `qkv` is all but the output's (Qwen 2).
         scale: factor on the scores. Default: 1 / √head_dim.
         qk_norm: an RMSNorm on queries and keys, of each `head` (https://arxiv.org/abs/2302.05442, Qwen 3) or of `all`
             heads of a token as one vector (OLMo 2, https://arxiv.org/abs/2501.00656).
+        qk_norm_eps: added to its mean square.
         soft_cap: scores become soft_cap · tanh(score / soft_cap) (Gemma 2, https://arxiv.org/abs/2408.00118).
-        window: how far back a query sees, counting itself; all the way if None.
+        window: how far back a query sees, counting itself; all the way if None. A list is repeated over the layers
+            (Gemma 2: [4096, null]).
     """
 
     def __init__(
@@ -77,34 +80,41 @@ class Attention(nn.Module):
         *,
         stack: Stack,
         cross: bool = False,
-        bias: bool = False,
+        layer: int = 0,
+        bias: bool | Literal["qkv"] = False,
         scale: float | None = None,
         qk_norm: Literal["head", "all"] | None = None,
+        qk_norm_eps: float = 1e-6,
         soft_cap: float | None = None,
-        window: int | None = None,
+        window: int | list[int | None] | None = None,
     ) -> None:
         super().__init__()
         if soft_cap is not None and soft_cap <= 0:
             raise ValueError(f"attention.soft_cap is {soft_cap}: give a positive number, such as attention.soft_cap=50")
-        if window is not None and window < 1:
+        if qk_norm_eps <= 0:
+            raise ValueError(
+                f"attention.qk_norm_eps is {qk_norm_eps}: give a positive number, such as attention.qk_norm_eps=1e-6"
+            )
+        windows = window if isinstance(window, list) else [window]
+        if not windows or any(size is not None and size < 1 for size in windows):
             raise ValueError(f"attention.window is {window}: give at least 1, such as attention.window=256")
         self.head_dim = stack.head_dim
         self.scale = stack.head_dim**-0.5 if scale is None else scale
         self.soft_cap = soft_cap
-        self.window = None if cross else window
+        self.window = None if cross else windows[layer % len(windows)]
         self.dropout = stack.dropout
         inner, kv_inner = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
-        self.q_proj = nn.Linear(stack.dim, inner, bias=bias)
-        self.k_proj = nn.Linear(stack.dim, kv_inner, bias=bias)
-        self.v_proj = nn.Linear(stack.dim, kv_inner, bias=bias)
-        self.o_proj = nn.Linear(inner, stack.dim, bias=bias)
-        self.q_norm = self._new_norm(qk_norm, inner)
-        self.k_norm = self._new_norm(qk_norm, kv_inner)
+        self.q_proj = nn.Linear(stack.dim, inner, bias=bool(bias))
+        self.k_proj = nn.Linear(stack.dim, kv_inner, bias=bool(bias))
+        self.v_proj = nn.Linear(stack.dim, kv_inner, bias=bool(bias))
+        self.o_proj = nn.Linear(inner, stack.dim, bias=bias is True)
+        self.q_norm = self._new_norm(qk_norm, inner, qk_norm_eps)
+        self.k_norm = self._new_norm(qk_norm, kv_inner, qk_norm_eps)
 
-    def _new_norm(self, qk_norm: str | None, width: int) -> nn.Module:
+    def _new_norm(self, qk_norm: str | None, width: int, eps: float) -> nn.Module:
         if qk_norm is None:
             return nn.Identity()
-        return HeadNorm(self.head_dim, eps=1e-6) if qk_norm == "head" else RMSNorm(width, eps=1e-6)
+        return HeadNorm(self.head_dim, eps=eps) if qk_norm == "head" else RMSNorm(width, eps=eps)
 
     def forward(self, x: Tensor, context: Context, memory: Tensor | None = None, held: Held | None = None) -> Tensor:
         """x (B, Q, D) attends to itself and what is held of earlier tokens, or to memory (B, K, D) → (B, Q, D)."""

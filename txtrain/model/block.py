@@ -17,8 +17,9 @@ class Block(nn.Module):
     Args:
         stack: what the layer is made for.
         norm: the stack's placement, which wires the sublayers.
-        attention: makes an `Attention` from `stack` and `cross`.
+        attention: makes an `Attention` from `stack`, `cross` and `layer`.
         ffn: makes a feed-forward layer from `stack`.
+        layer: its number.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class Block(nn.Module):
         norm: NormPlacement,
         attention: Callable[..., Attention],
         ffn: Callable[..., nn.Module],
+        layer: int = 0,
     ) -> None:
         super().__init__()
-        self.attention = attention(stack=stack, cross=False)
-        self.cross_attention = attention(stack=stack, cross=True) if stack.cross else None
+        self.attention = attention(stack=stack, cross=False, layer=layer)
+        self.cross_attention = attention(stack=stack, cross=True, layer=layer) if stack.cross else None
         self.ffn = ffn(stack=stack)
         self.norm = norm.wiring()
         self.dropout = nn.Dropout(stack.dropout)

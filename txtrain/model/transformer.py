@@ -13,7 +13,7 @@ from txtrain.model.block import Block
 from txtrain.model.cache import NO_CACHE, Cache
 from txtrain.model.embed import Embedding
 from txtrain.model.encoding.base import Encoding
-from txtrain.model.head import Head
+from txtrain.model.head import Head, NoHead
 from txtrain.model.init import initialise_block, initialise_embedding
 from txtrain.model.kernels import Scores
 from txtrain.model.mask import Mask
@@ -42,7 +42,10 @@ class TransformerStack(nn.Module):
         self.causal = stack.causal
         self.encoding = encoding(stack=stack)
         self.norm = norm(stack=stack)
-        blocks = [Block(stack=stack, norm=self.norm, attention=attention, ffn=ffn) for _ in range(stack.num_layers)]
+        blocks = [
+            Block(stack=stack, norm=self.norm, attention=attention, ffn=ffn, layer=layer)
+            for layer in range(stack.num_layers)
+        ]
         for block in blocks:
             initialise_block(block, self.norm)
         self.blocks = nn.ModuleList(blocks)
@@ -192,6 +195,11 @@ class Decoder(EncoderWithHead):
     """
 
     causal = True
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        if isinstance(self.head, NoHead):
+            raise ValueError("head=none scores no tokens, and this model predicts the next: set head=default")
 
     def new_cache(self, *, batch: int, capacity: int = 256) -> Cache:
         """An empty cache for `batch` sequences, with memory for `capacity` tokens of each before it must grow."""

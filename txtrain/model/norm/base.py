@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from txtrain.model.norm.layer import RMSNorm
+from txtrain.model.norm.layer import RMSNorm, UnitOffsetRMSNorm
 from txtrain.model.shape import Stack
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -30,28 +30,40 @@ class NormPlacement(nn.Module, ABC):
         layer: the norm itself, LayerNorm (https://arxiv.org/abs/1607.06450) or RMSNorm (https://arxiv.org/abs/1910.07467).
         eps: added to the variance or mean square.
         bias: whether a LayerNorm has a bias (an RMSNorm has none).
+        unit_offset: whether an RMSNorm's weight is kept as its difference from 1 (Gemma).
     """
 
     branch_gain: float = 1.0
     """Factor on the initial weights of what writes to the stream: `o_proj` and `down_proj`."""
 
     def __init__(
-        self, *, stack: Stack, layer: Literal["layernorm", "rmsnorm"] = "rmsnorm", eps: float = 1e-5, bias: bool = False
+        self,
+        *,
+        stack: Stack,
+        layer: Literal["layernorm", "rmsnorm"] = "rmsnorm",
+        eps: float = 1e-5,
+        bias: bool = False,
+        unit_offset: bool = False,
     ) -> None:
         super().__init__()
         if bias and layer == "rmsnorm":
             raise ValueError(
                 "norm.bias=true needs a norm that has one, got norm.layer=rmsnorm: set norm.layer=layernorm"
             )
+        if unit_offset and layer == "layernorm":
+            raise ValueError(
+                "norm.unit_offset=true is for an RMSNorm, got norm.layer=layernorm: set norm.layer=rmsnorm"
+            )
         if eps <= 0:
             raise ValueError(f"norm.eps is {eps}: give a positive number, such as norm.eps=1e-5")
         self.stack, self._layer, self._eps, self._bias = stack, layer, eps, bias
+        self._rmsnorm = UnitOffsetRMSNorm if unit_offset else RMSNorm
 
     def new_norm(self) -> nn.Module:
         """A new norm over the last dimension, of size D."""
         if self._layer == "layernorm":
             return nn.LayerNorm(self.stack.dim, eps=self._eps, bias=self._bias)
-        return RMSNorm(self.stack.dim, eps=self._eps)
+        return self._rmsnorm(self.stack.dim, eps=self._eps)
 
     def new_norms(self) -> nn.ModuleList:
         """One new norm for each sublayer of a layer."""

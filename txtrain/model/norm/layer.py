@@ -13,3 +13,14 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) → (..., D)."""
         return F.rms_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.eps)
+
+
+class UnitOffsetRMSNorm(RMSNorm):
+    """An RMSNorm that keeps its weight's difference from 1 (Gemma, https://arxiv.org/abs/2408.00118)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → (..., D)."""
+        return F.rms_norm(x.to(self.weight.dtype), self.normalized_shape, 1 + self.weight, self.eps)
