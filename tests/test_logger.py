@@ -145,6 +145,9 @@ def test_no_logger() -> None:
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
     logging.captureWarnings(False)  # else an earlier test's capture is taken for this one's
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False  # by Optuna's database in an earlier test
     yield
     setup_logging(None, 0)
     logging.captureWarnings(False)

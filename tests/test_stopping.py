@@ -121,9 +121,9 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, "run_dir=run", *SETTINGS, *TWO, *LONG, f"data.cache_dir={tmp_path / 'cache'}")
     output = tmp_path / "output.txt"
     wait_until(lambda: "run directory" in output.read_text(), process)
-    for told in (1, 1):
+    for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the run
-        wait_until(lambda told=told: output.read_text().count("once more ends at once") == told)
+        wait_until(lambda: output.read_text().count("once more ends at once") == 1)
         time.sleep(1)
     assert process.wait(timeout=30) == 130
     assert "Traceback" not in output.read_text()

@@ -44,11 +44,13 @@ class Stopping(Callback):
         trainer._signal_connector.register_signal_handlers = _do_nothing
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        inbox.note(speaks=trainer.is_global_zero)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
-        inbox.note(speaks=trainer.is_global_zero)
         if self._validation_missing:
             self._validation_missing = False
             _validate(trainer)
