@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from txtrain.config import saved_config
 from txtrain.errors import UserError
-from txtrain.model.lora import merge
+from txtrain.model.lora import adapters, check_mergeable
 from txtrain.saving import (
     BASE,
     BEST,
@@ -24,7 +24,7 @@ from txtrain.saving import (
 
 # What makes the model that the weights belong to.
 MODEL_GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
-ADAPTER_NAMES = ("lora_A", "lora_B", "lora_magnitude")
+ADAPTER_NAMES = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_magnitude")
 
 
 def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -72,12 +72,18 @@ def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> d
     frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
     if base and content_hash(frozen.items()) != base["sha256"]:
         raise UserError(f"init_from={run} has adapters of other weights than those in {base['path']}: put these back")
-    own_base = [checkpoint.parent / BASE] if frozen and not base else []
+    own_base = [checkpoint.parent / BASE] if not base and frozen.keys() - weights_in(checkpoint) else []
     for path in own_base:
         check_checkpoint(path)
     fill(model, Reader(checkpoint, *own_base), run, frozen.keys() if base else set())
-    merge(model)
-    return {name: value for name, value in model.state_dict().items() if not name.endswith(ADAPTER_NAMES)}
+    check_mergeable(model)
+    merged = {f"{name}.weight": layer.merged_weight().detach() for name, layer in adapters(model)}
+    return {name: value for name, value in (model.state_dict() | merged).items() if not name.endswith(ADAPTER_NAMES)}
+
+
+def weights_in(checkpoint: Path) -> set[str]:
+    """The names of the weights that a checkpoint holds."""
+    return {name.removeprefix(WEIGHT) for name in Reader(checkpoint).names(WEIGHT)}
 
 
 def with_weights(build_model: Callable[[], nn.Module], weights: dict[str, Tensor]) -> nn.Module:

@@ -10,6 +10,7 @@ from txtrain.callbacks.activations import Activations
 from txtrain.callbacks.checkpoints import Checkpoints
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.final_validation import FinalValidation
+from txtrain.callbacks.merging import Merging
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import Progress
 from txtrain.callbacks.random_state import RandomState
@@ -42,6 +43,7 @@ def new_callbacks(
     callbacks = [
         RandomState(),
         spikes,  # what it ends, those after it end
+        Merging(),  # what is validated and saved after a step is the merged model
         FinalValidation(),
         metrics,
         summary,

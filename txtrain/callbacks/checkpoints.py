@@ -143,7 +143,7 @@ class Checkpoints(Checkpoint):
         path = self.folder / checkpoint_name(step)
         with self.clock.stopped():
             if self._write_frozen(trainer):
-                self._unfinished = _Writing(path=path, weights=strategy.trained(), step=step, best_before=best_before)
+                self._unfinished = _Writing(path=path, weights=strategy.changing(), step=step, best_before=best_before)
                 trainer.save_checkpoint(self._unfinished.partial, weights_only=False)
                 self._seconds_to_copy = time.monotonic() - self._unfinished.since
                 if not self.save.background:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from txtrain.optim.groups import check_settings, decay_groups, fused, trainable
+from txtrain.optim.groups import check_settings, decay_groups, fused, trainable, with_rates
 
 
 def adamw(
@@ -25,5 +25,5 @@ def adamw(
     """
     pair = check_settings(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     parameters = trainable(model)
-    groups = decay_groups(model, parameters, weight_decay)
+    groups = with_rates(model, decay_groups(model, parameters, weight_decay), lr)
     return torch.optim.AdamW(groups, lr=lr, betas=pair, eps=eps, fused=fused(parameters))

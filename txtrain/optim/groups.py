@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from txtrain.model.encoding.base import Encoding
+from txtrain.model.lora import adapters
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -30,6 +31,18 @@ def decay_groups(model: nn.Module, parameters: list[nn.Parameter], weight_decay:
         {"params": [p for p in parameters if p in steady], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def with_rates(model: nn.Module, groups: list[dict[str, Any]], lr: float) -> list[dict[str, Any]]:
+    """The groups with their learning rate; where LoRA+ gives matrices B another, they are split off into a group."""
+    ratios = {layer.lora_B: layer.b_lr_ratio for _, layer in adapters(model)}
+    rated = []
+    for group in groups:
+        found = {ratios.get(parameter, 1.0) for parameter in group["params"]}
+        for ratio in sorted(found, key=lambda ratio: (ratio != 1.0, ratio)):  # what reports one rate reports the first
+            members = [parameter for parameter in group["params"] if ratios.get(parameter, 1.0) == ratio]
+            rated.append(group | {"params": members, "lr": lr * ratio})
+    return rated
 
 
 def fused(parameters: list[nn.Parameter]) -> bool:

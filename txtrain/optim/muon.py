@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 from txtrain.model.block import Block
-from txtrain.optim.groups import check_settings, decay_groups, fused, trainable
+from txtrain.optim.groups import check_settings, decay_groups, fused, trainable, with_rates
 
 
 class Muon(Optimizer):
@@ -53,11 +53,12 @@ class Muon(Optimizer):
         rest = [p for p in parameters if p.ndim != 2 or p not in in_blocks]
         if not matrices:
             raise ValueError("optimizer=muon finds no matrix to train in any block: use optimizer=adamw")
+        rated = with_rates(model, [{"params": matrices}], lr)
         self._parts: list[Optimizer] = [
-            torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn=adjust_lr_fn)
+            torch.optim.Muon(rated, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn=adjust_lr_fn)
         ]
         if rest:
-            groups = decay_groups(model, rest, weight_decay)
+            groups = with_rates(model, decay_groups(model, rest, weight_decay), rest_lr)
             self._parts.append(torch.optim.AdamW(groups, lr=rest_lr, betas=pair, eps=eps, fused=fused(rest)))
         super().__init__([group for part in self._parts for group in part.param_groups], defaults={})
         self._share()
@@ -80,7 +81,7 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for parameter in self._parts[0].param_groups[0]["params"]:
+        for parameter in (parameter for group in self._parts[0].param_groups for parameter in group["params"]):
             # FSDP's shards: torch's Muon would round differently on them, so each rank works on the whole, as one does.
             if isinstance(parameter.grad, DTensor):
                 whole = [Replicate()] * parameter.device_mesh.ndim

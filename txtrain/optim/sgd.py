@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from txtrain.optim.groups import check_settings, decay_groups, trainable
+from txtrain.optim.groups import check_settings, decay_groups, trainable, with_rates
 
 
 def sgd(
@@ -24,5 +24,5 @@ def sgd(
             f"optimizer.momentum is {momentum}: give a number below 1, and above 0 with optimizer.nesterov=true, "
             "such as optimizer.momentum=0.9"
         )
-    groups = decay_groups(model, trainable(model), weight_decay)
+    groups = with_rates(model, decay_groups(model, trainable(model), weight_decay), lr)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

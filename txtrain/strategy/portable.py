@@ -72,14 +72,20 @@ class Portable(Strategy):
         self._begin_to_write(folder, frozen, {})
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that a checkpoint holds."""
+        """The parameters that the optimizer changes."""
         return {name: parameter for name, parameter in self._weights() if parameter.requires_grad}
+
+    def changing(self) -> dict[str, nn.Parameter]:
+        """The parameters that a checkpoint holds: those that train, and those that adapters are merged into."""
+        merged = getattr(self.lightning_module, "merged", ())
+        return {name: parameter for name, parameter in self._weights() if parameter.requires_grad or name in merged}
 
     def frozen(self) -> dict[str, nn.Parameter]:
         """The parameters that stay as they are, unless they are those of a model that was trained before."""
         if getattr(self.lightning_module, "base", None) is not None:
             return {}
-        return {name: parameter for name, parameter in self._weights() if not parameter.requires_grad}
+        changing = self.changing()
+        return {name: parameter for name, parameter in self._weights() if name not in changing}
 
     def _begin_to_write(self, folder: Path, tensors: Iterable[tuple[str, Tensor]], state: Mapping[str, Any]) -> None:
         mine = share_out(tensors, rank=self._rank, ranks=self._ranks)
@@ -90,7 +96,7 @@ class Portable(Strategy):
 
     def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything that changes, in the same order on all ranks."""
-        for name, parameter in self.trained().items():
+        for name, parameter in self.changing().items():
             yield WEIGHT + name, self._whole_weight(parameter)
         for name, parameter in self.trained().items():
             for key, value in self._whole_moments(parameter):
@@ -113,7 +119,7 @@ class Portable(Strategy):
         return read_state(path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        parameters = self.trained() | self.frozen()
+        parameters = self.changing() | self.frozen()
         saved = {name.removeprefix(WEIGHT) for name in self._reader.names(WEIGHT)}
         if saved != parameters.keys():
             name = min(saved ^ parameters.keys())
@@ -129,6 +135,23 @@ class Portable(Strategy):
         del self._reader
         if self._rank == 0:
             log.info("Weights and optimizer restored in %.2f s", time.monotonic() - self._since, extra=LOG_ONLY)
+
+    # What is changed besides by the optimizer
+
+    def whole_weight(self, parameter: nn.Parameter) -> Tensor:
+        """A weight as the optimizer has it, whole on all ranks; each must call it."""
+        return self._whole_weight(parameter)
+
+    def set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Puts a whole weight, the same on all ranks, into the model and the optimizer."""
+        self._set_weight(parameter, value)
+
+    def forget_moments(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Zeroes what the optimizer remembers of the gradients of these; it has made a step before."""
+        for parameter in parameters:
+            for moment in self.optimizers[0].state[parameter].values():
+                if isinstance(moment, Tensor) and moment.dim():
+                    moment.zero_()
 
     def _tell_change(self, manifest: Mapping[str, Any]) -> None:
         before, now = (manifest["ranks"], manifest["strategy"]), (self._ranks, self.option)

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,6 +127,12 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
 
     def _set_moments(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
         shards.set_moments(self.optimizers[0], moments)
+
+    def forget_moments(self, parameters: Iterable[nn.Parameter]) -> None:
+        for parameter in parameters:
+            moments = {key: value for key, value in self._whole_moments(parameter) if value.dim()}
+            zeros = {key: torch.zeros_like(value) for key, value in moments.items()}
+            self._set_moments({parameter: zeros})
 
     # Gradients
 

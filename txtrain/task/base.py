@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from txtrain.errors import UserError
 from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
 from txtrain.model.head import Loss, widest_float
-from txtrain.model.lora import LoRA
+from txtrain.model.lora import LoRA, adapters
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, shard
@@ -65,6 +65,7 @@ class Task(LightningModule):
         self.model: nn.Module = None  # type: ignore[assignment]  # until `configure_model`
         self.accepts: Callable[[], bool] | None = None  # asked before each optimizer step, if set
         self.base: dict[str, str | None] | None = None
+        self.merged: Set[str] = frozenset()  # names of frozen weights that change as adapters are merged into them
         self.grad_norm: Tensor | None = None
         self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
@@ -94,7 +95,9 @@ class Task(LightningModule):
 
     def _identify_base(self) -> None:
         """Notes where the frozen weights are, and what they are, of which checkpoints hold none."""
-        if self.trained is not None and self.lora.rank:
+        if self.lora.merge_every:
+            self.merged = {f"{name}.weight" for name, _ in adapters(self.model)}
+        if self.trained is not None and self.lora.rank and self.lora.keeps_base:
             frozen = [(name, weight) for name, weight in self.model.named_parameters() if not weight.requires_grad]
             same = content_hash(frozen) if self.global_rank == 0 else None
             self.base = {"path": str(self.trained), "sha256": same}
@@ -102,7 +105,7 @@ class Task(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.new_optimizer(self.model)
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.scale(step, total))
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.scale(step, total) * self.lora.rewarm(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -1,7 +1,7 @@
 """Low-rank adapters on the layers of a built model: put on, merged into its weights, exchanged and composed."""
 
 from txtrain.model.lora.layers import Adapted, DoRA, DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
-from txtrain.model.lora.merging import adapters, merge, parameter_counts, unmerge
+from txtrain.model.lora.merging import adapters, check_mergeable, merge, parameter_counts, unmerge
 from txtrain.model.lora.settings import LoRA
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LoRAEmbedding",
     "LoRALinear",
     "adapters",
+    "check_mergeable",
     "merge",
     "parameter_counts",
     "unmerge",

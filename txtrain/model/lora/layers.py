@@ -23,7 +23,7 @@ class Adapted(nn.Module):
         original: the weight without the adapter, while it is merged.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     transposed = False  # whether the weight is stored as (in, out)
 
     def _adapt(
@@ -41,7 +41,7 @@ class Adapted(nn.Module):
     def _start(self, init: Init) -> None:
         """A and B at their start; what B A then is is taken out of W and kept, to tell later what was learned."""
         if init == "kaiming":
-            self.restart()
+            self.draw(self.lora_A, self.lora_B)
             return
         with torch.no_grad():
             low, high = principal(self.matrix, len(self.lora_A), self.scale, init)
@@ -52,10 +52,10 @@ class Adapted(nn.Module):
             rest = self.weight.to(self._wide) - self.change(self.lora_A0, self.lora_B0)
             self.weight.data = rest.to(self.weight.dtype)
 
-    def restart(self, generator: torch.Generator | None = None) -> None:
-        """A uniform within ±1/√in, as PEFT's, and B zero."""
-        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5, generator=generator)
-        nn.init.zeros_(self.lora_B)
+    def draw(self, low: Tensor, high: Tensor, generator: torch.Generator | None = None) -> None:
+        """Fills A uniformly within ±1/√in, as PEFT's, and B with zeros."""
+        nn.init.kaiming_uniform_(low, a=5**0.5, generator=generator)
+        nn.init.zeros_(high)
 
     def hold_base_in(self, dtype: torch.dtype) -> None:
         """Stores weight and bias in another type than the adapter's."""
@@ -171,10 +171,10 @@ class LoRAEmbedding(Adapted, nn.Embedding):
         self._adapt(embedding, rank=rank, scale=scale, dropout=dropout, b_lr_ratio=b_lr_ratio)
         self._start(init)
 
-    def restart(self, generator: torch.Generator | None = None) -> None:
-        """A zero, B normal."""
-        nn.init.zeros_(self.lora_A)
-        nn.init.normal_(self.lora_B, generator=generator)
+    def draw(self, low: Tensor, high: Tensor, generator: torch.Generator | None = None) -> None:
+        """Fills A with zeros and B from a normal distribution."""
+        nn.init.zeros_(low)
+        nn.init.normal_(high, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) → (B, T, D)."""

@@ -15,7 +15,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, Adapted]]:
 
 def merge(model: nn.Module) -> None:
     """Puts all adapters into the weights; refused where another layer uses a weight too, which would change with it."""
-    check_mergeable(model, (name for name, _ in adapters(model)), "merged")
+    check_mergeable(model)
     for _, layer in adapters(model):
         layer.merge()
 
@@ -26,13 +26,13 @@ def unmerge(model: nn.Module) -> None:
         layer.unmerge()
 
 
-def check_mergeable(model: nn.Module, names: Iterable[str], done: str) -> None:
-    """Refuses layers whose weight another layer uses too."""
+def check_mergeable(model: nn.Module, names: Iterable[str] | None = None) -> None:
+    """Refuses adapters, those there or those to come of layers of these names, on a weight that another layer uses."""
     owners: Counter[Tensor] = Counter(parameter for _, parameter in model.named_parameters(remove_duplicate=False))
-    for name in names:
-        if owners[model.get_submodule(name).weight] > 1:  # type: ignore[index]
+    for name in [name for name, _ in adapters(model)] if names is None else names:
+        if owners[model.get_parameter(f"{name}.weight")] > 1:
             raise ValueError(
-                f"the adapter of {name} cannot be {done}, its weight is tied to another layer's: "
+                f"the adapter of {name} cannot be merged, its weight is tied to another layer's: "
                 "train with embedding.tied=false, or leave it out of lora.targets"
             )
 

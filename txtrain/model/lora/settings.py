@@ -118,7 +118,7 @@ class LoRA:
         check_pattern("alpha_pattern", self.alpha_pattern, list(targeted))
         self._check_ranks(targeted)
         if not self.keeps_base:
-            check_mergeable(model, targeted, "changed")
+            check_mergeable(model, targeted)
         if adapt_only:
             model.requires_grad_(False)
         for name, layer in targeted.items():
