@@ -14,6 +14,14 @@ from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.samples import Samples, evaluating
 from txtrain.cli import main
 from txtrain.generate import sample
+from txtrain.model import Decoder
+from txtrain.model.attention import Attention
+from txtrain.model.embed import Embedding
+from txtrain.model.encoding import T5
+from txtrain.model.ffn import GatedFeedForward
+from txtrain.model.head import Head
+from txtrain.model.norm import PreNorm
+from txtrain.model.shape import Shape
 from txtrain.printable import printable
 
 
@@ -42,6 +50,25 @@ def test_the_model_reads_the_newest_tokens_that_fit() -> None:
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0].tolist()))
     sample(model, [1, 2, 3], length=3, max_len=4, temperature=0)
     assert seen == [[1, 2, 3, 0], [1, 2, 3, 4], [2, 3, 4, 5]]
+
+
+def test_a_decoder_that_reads_each_token_once_writes_what_one_writes_that_reads_all_anew() -> None:
+    axes = {"encoding": T5, "norm": PreNorm, "attention": Attention, "ffn": GatedFeedForward, "head": Head}
+    shape = Shape(dim=16, num_layers=2, num_heads=2)
+    torch.manual_seed(0)
+    model = Decoder(shape=shape, vocab_size=50, max_len=32, embedding=Embedding, **axes)
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.5)
+    tokens, prompt = [3, 1, 4], [3, 1, 4]
+    for _ in range(20):
+        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+    read = []
+    model.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].size(1)))
+    assert len(set(tokens)) > 5
+    assert sample(model, prompt, length=20, max_len=23, temperature=0) == tokens
+    assert read == [3] + [1] * 19
+    assert sample(model, prompt, length=20, max_len=22, temperature=0)[:-1] == tokens[:-1]
+    assert read[20:] == [22] * 20
 
 
 def test_top_k_draws_among_the_k_likeliest_by_their_probabilities() -> None:

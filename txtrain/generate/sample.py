@@ -1,7 +1,9 @@
-"""Sampling from a decoder, by running it anew for each token."""
+"""Sampling from a decoder that is being trained: compiled, sharded, with adapters."""
 
 import torch
 from torch import Tensor, nn
+
+from txtrain.model import Cache, Decoder
 
 
 @torch.no_grad()
@@ -17,8 +19,9 @@ def sample(
 ) -> list[int]:
     """The prompt and `length` tokens after it, fewer if the model has diverged and gives no finite logits.
 
-    The model always reads (1, max_len) tokens, filled up after the last one, where no token looks: a compiled model
-    meets one shape, and a sharded one makes the same calls on every rank. Beyond `max_len` it reads the newest tokens.
+    Each token is read once where all of them fit into `max_len`. Otherwise the model reads the newest `max_len` tokens
+    anew for each, filled up after the last one, where no token looks. A sharded model makes the same calls on every
+    rank.
 
     Args:
         model: tokens (B, T) → logits (B, T, V), causal, in evaluation mode.
@@ -29,16 +32,23 @@ def sample(
         top_k: draw among this many likeliest tokens.
         generator: on the CPU, where tokens are drawn.
     """
-    device = next(model.parameters()).device
-    tokens = list(prompt)
+    tokens, cache = list(prompt), None
+    if isinstance(model, Decoder) and len(prompt) + length <= max_len:
+        cache = model.new_cache(batch=1, capacity=len(prompt) + length)
     for _ in range(length):
-        window = tokens[-max_len:]
-        padded = torch.tensor([window + [0] * (max_len - len(window))], device=device)
-        logits = model(padded)[0, len(window) - 1].float().cpu()
+        logits = _next_logits(model, tokens, max_len=max_len, cache=cache).float().cpu()
         if not logits.isfinite().all():
             break
         tokens.append(draw(logits, temperature=temperature, top_k=top_k, generator=generator))
     return tokens
+
+
+def _next_logits(model: nn.Module, tokens: list[int], *, max_len: int, cache: Cache | None) -> Tensor:
+    device = next(model.parameters()).device
+    if cache is not None:
+        return model(torch.tensor([tokens[cache.length :]], device=device), cache=cache)[0, -1]
+    window = tokens[-max_len:]
+    return model(torch.tensor([window + [0] * (max_len - len(window))], device=device))[0, len(window) - 1]
 
 
 def draw(logits: Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
