@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from tests.generate.models import llama_folder
 from txtrain.cli import main
 from txtrain.errors import UserError
 from txtrain.trained import load_trained
@@ -94,4 +95,37 @@ def test_what_is_no_model_is_told_in_a_line(run, tmp_path):
     (copy / "config.yaml").write_text(json.dumps(config))
     shutil.copytree(run / "checkpoints", copy / "checkpoints", symlinks=True)
     with pytest.raises(UserError, match="only what is under txtrain"):
+        load_trained(copy)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    return llama_folder(folder), folder
+
+
+def test_a_hugging_face_folder_is_the_same_model(folder):
+    theirs, path = folder
+    trained = load_trained(path)
+    tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(trained.model(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+    assert trained.max_len == 64
+    assert trained.end_tokens == {256, 7}
+    assert trained.model.head.linear.weight is trained.model.embedding.tokens.weight
+    assert {parameter.dtype for parameter in trained.model.parameters()} == {torch.float32}
+    assert trained.tokenizer.decode(trained.tokenizer.encode("né")) == "né"
+
+
+def test_a_folder_that_is_not_whole_is_told_in_a_line(folder, tmp_path):
+    copy = shutil.copytree(folder[1], tmp_path / "copy")
+    (copy / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"generation_config\.json is not JSON"):
+        load_trained(copy)
+    (copy / "generation_config.json").unlink()
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
+    with pytest.raises(UserError, match="has a tokenizer of 257 tokens for a model of 200"):
+        load_trained(copy)
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         load_trained(copy)

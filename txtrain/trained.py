@@ -1,5 +1,6 @@
 """A trained model and its tokenizer, from a run, one of its checkpoints or a Hugging Face folder, ready to be used."""
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,9 @@ from hydra.utils import instantiate
 from torch import nn
 
 from txtrain.config import check, newest_run, saved_config, to_plain
-from txtrain.data.tokenizer import Tokenizer
+from txtrain.data.tokenizer import Pretrained, Tokenizer
 from txtrain.errors import UserError
+from txtrain.interop import read_folder
 from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import MODEL_GROUPS, trained_weights, with_weights
 
@@ -43,7 +45,9 @@ class Trained:
         return next(self.model.parameters()).device
 
 
-def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Trained:
+def load_trained(
+    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Trained:
     """The model in a run directory (its best checkpoint, else its newest), a checkpoint or a Hugging Face folder.
 
     A folder of runs, such as runs/gpt, means the newest of them. Checkpoints of every strategy are alike, and adapters
@@ -62,6 +66,8 @@ def load_trained(path: str | Path, *, device: str | torch.device = "cpu", dtype:
         raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {CHOICES}")
     if (path / "config.yaml").is_file():
         trained = _from_checkpoint(find_best(path))
+    elif (path / "config.json").is_file():
+        trained = _from_folder(path)
     elif (path.resolve().parent.parent / "config.yaml").is_file():
         trained = _from_checkpoint(path.resolve())
     elif newest := newest_run(path):
@@ -111,3 +117,45 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
         folder=run,
         end_tokens=frozenset({tokenizer.end_of_text}),
     )
+
+
+def _from_folder(folder: Path) -> Trained:
+    imported = read_folder(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder} has no tokenizer.json: save the model's tokenizer there (AutoTokenizer, use_fast)")
+    tokenizer = Pretrained(path=str(folder))
+    tokenizer.fit()
+    if tokenizer.vocab_size > imported.vocab_size:
+        raise UserError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens for a model of {imported.vocab_size}: "
+            "restore the one that it was trained with"
+        )
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    shape = parts.pop("model")
+    build_model = partial(
+        imported.family.model_class, shape=shape, vocab_size=imported.vocab_size, max_len=imported.max_len, **parts
+    )
+    said = imported.config | _read_json(folder / "generation_config.json")
+    return Trained(
+        model=imported.build(build_model),
+        tokenizer=tokenizer,
+        max_len=imported.max_len,
+        axes=imported.axes,
+        folder=folder,
+        end_tokens=frozenset(_ids(said, "eos_token_id") or [tokenizer.end_of_text]),
+        begin=(*_ids(said, "decoder_start_token_id"), *_ids(said, "forced_bos_token_id")),
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): restore it") from error
+    return content
+
+
+def _ids(config: dict[str, Any], key: str) -> list[int]:
+    """A number, a list of them, or none."""
+    value = config.get(key)
+    return [] if value is None else list(value) if isinstance(value, list) else [int(value)]

@@ -4,6 +4,7 @@ import re
 from functools import partial
 
 import torch
+import transformers
 
 from tests.model.families import (
     DIM,
@@ -19,6 +20,7 @@ from tests.model.families import (
     reference,
     renamed,
 )
+from txtrain.data.tokenizer import Byte
 from txtrain.model import Decoder, EncoderDecoder
 from txtrain.model.attention import Attention
 from txtrain.model.embed import Embedding
@@ -34,6 +36,29 @@ def llama():
     weights = renamed(theirs.state_dict(), *LLAMA, *norms)
     axes = {"encoding": Rope, "norm": PreNorm, "attention": Attention, "ffn": GatedFeedForward}
     return theirs, new_model(Decoder, weights, kv_heads=2, embedding=partial(Embedding, tied=False), **axes)
+
+
+def llama_folder(folder):
+    """Writes a Llama of transformers' in bfloat16 with a tokenizer of bytes → the same model in float32."""
+    config = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        tie_word_embeddings=True,
+        max_position_embeddings=64,
+        eos_token_id=256,
+    )
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    theirs.generation_config.eos_token_id = [256, 7]
+    theirs.save_pretrained(folder)
+    tokenizer = Byte()
+    tokenizer.fit()
+    tokenizer.save(folder / "tokenizer.json")
+    return theirs.float()
 
 
 def gpt2():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.generate.models import llama_folder
 from txtrain.cli import main
 from txtrain.data.template import ChatTemplate
 from txtrain.generate.reader import DecoderReader
@@ -124,6 +125,17 @@ def test_a_file_gives_what_its_prompts_give_one_by_one(generate, tmp_path, draw)
     lines = tmp_path / "prompts.jsonl"
     lines.write_text("".join(json.dumps({"prompt": prompt, "id": 1}) + "\n" for prompt in prompts))
     assert [json.loads(line) for line in generate("--file", str(lines), *options).splitlines()] == rows
+
+
+def test_a_hugging_face_folder_writes_what_transformers_writes(generate, tmp_path):
+    theirs = llama_folder(tmp_path)
+    prompt = "né <|endoftext|>!"
+    ids = torch.tensor([[*"né ".encode(), 256, ord("!")]])
+    found = theirs.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, pad_token_id=0
+    )
+    text = bytes(token for token in found[0, ids.size(1) :].tolist() if token < 256).decode(errors="replace")
+    assert generate(prompt, "--max-new-tokens=20", model=tmp_path) == text + "\n"
 
 
 @pytest.fixture(scope="module")
