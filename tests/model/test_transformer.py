@@ -12,7 +12,7 @@ from txtrain.model.attention import Attention
 from txtrain.model.embed import Embedding
 from txtrain.model.encoding import NoEncoding
 from txtrain.model.ffn import FeedForward, GatedFeedForward
-from txtrain.model.head import Head, Loss, TransformHead
+from txtrain.model.head import Head, Loss, NoHead, TransformHead
 from txtrain.model.norm import DeepNorm, PreNorm
 
 VOCAB, LENGTH = 50, 12
@@ -183,6 +183,13 @@ def test_transform_head_is_berts(ours, theirs):
     torch.testing.assert_close(head(x), bert(x))
     with pytest.raises(ValueError, match=r"head\.norm_eps=1e-5"):
         TransformHead(embedding=embedding, vocab_size=VOCAB, dim=32, norm_eps=0.0)
+
+
+def test_no_head_gives_the_encoders_vectors(tokens):
+    headless = new_model(EncoderWithHead, head=NoHead)
+    torch.testing.assert_close(headless(tokens), new_model(Encoder)(tokens), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="head=none scores no tokens"):
+        new_model(Decoder, head=NoHead)
 
 
 def test_embedding_norm_has_its_own_epsilon(tokens):

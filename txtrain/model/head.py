@@ -85,6 +85,17 @@ class TransformHead(Head):
         return super().forward(self.norm(self.activation(self.transform(x))))
 
 
+class NoHead(nn.Module):
+    """The vectors themselves: what an encoder without a head gives, such as those of sentences."""
+
+    def __init__(self, *, embedding: Embedding, vocab_size: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → the same."""
+        return x
+
+
 class Loss:
     """Cross-entropy summed over valid targets, so that batches add up exactly however they are split.
 
