@@ -27,11 +27,11 @@ RUNS = {
 }
 CHANGES = [
     ("auto", "ddp", []),
-    ("ddp", "fsdp", []),
-    ("deepspeed_zero2", "deepspeed_zero3", []),
     ("deepspeed_zero3", "auto", ["lora.rank=4"]),
 ]
 MORE_CHANGES = [
+    ("ddp", "fsdp", []),
+    ("deepspeed_zero2", "deepspeed_zero3", []),
     ("ddp", "auto", []),
     ("fsdp", "deepspeed_zero1", []),
     ("deepspeed_zero1", "deepspeed_zero2 on 1", []),

@@ -89,7 +89,7 @@ def start_nodes(folder: Path, *overrides: str) -> list[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed_zero2", marks=pytest.mark.heavy)])
 def test_two_nodes_are_one_run_with_the_numbers_of_one(strategy: str, tmp_path: Path) -> None:
     if "deepspeed" in strategy:
         pytest.importorskip("deepspeed")

@@ -102,7 +102,7 @@ def test_a_signal_at_a_random_moment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.heavy)])
 def test_all_processes_are_told_and_the_workers_too(number: int, tmp_path: Path) -> None:
     """As by SLURM, which does not know a worker that prepares batches from a rank."""
     settings = [*SETTINGS, *TWO, "data.num_workers=1", f"data.cache_dir={tmp_path / 'cache'}"]
