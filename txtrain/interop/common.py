@@ -20,6 +20,8 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
+QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+
 SIZES: tuple[Part, ...] = (
     Field("model.dim", "hidden_size"),
     Field("model.num_layers", "num_hidden_layers"),

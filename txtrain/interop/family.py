@@ -87,6 +87,39 @@ class Field(Part):
 
 
 @dataclass(frozen=True)
+class Same(Part):
+    """One key for several values of ours, which are the same."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    default: Any = REQUIRED
+
+    def read(self, config: Config) -> Flat:
+        return dict.fromkeys(self.ours, look_up(config, self.theirs, self.default))
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        return {self.theirs: flat.get(self.ours[0])}
+
+
+@dataclass(frozen=True)
+class Choice(Part):
+    """One key for several values of ours together, for each of its values; the first is its default."""
+
+    theirs: str
+    flats: Mapping[Any, Flat]
+
+    def read(self, config: Config) -> Flat:
+        value = look_up(config, self.theirs, next(iter(self.flats)))
+        if value not in self.flats:
+            raise UserError(f"its {self.theirs} is {value}, and txtrain knows {', '.join(map(str, self.flats))}")
+        return dict(self.flats[value])
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        found = [value for value, ours in self.flats.items() if not differences(ours, flat)]
+        return {self.theirs: found[0]} if found else {}
+
+
+@dataclass(frozen=True)
 class Always(Part):
     """What is so in every model of the family."""
 

@@ -114,7 +114,7 @@ class Names:
         return None
 
 
-def in_layers(ours: str, theirs: str, names: Mapping[str | tuple[str, ...], str], **how: Any) -> Iterable[Rule]:
+def in_layers(ours: str, theirs: str, names: Mapping[Any, str], **how: Any) -> Iterable[Rule]:
     """Rules for names within a layer, such as `attention.q_proj`; `ours` and `theirs` are the layers' names."""
     for own, other in names.items():
         parts = (own,) if isinstance(own, str) else own

@@ -1,6 +1,6 @@
 """GPT-2 (https://openai.com/research/better-language-models)."""
 
-from txtrain.interop.common import ACTIVATIONS
+from txtrain.interop.common import ACTIVATIONS, QKV
 from txtrain.interop.family import Always, Family, Field, Only
 from txtrain.interop.names import Rule, in_layers
 
@@ -38,7 +38,7 @@ class GPT2(Family):
             "stack.blocks.{layer}",
             "transformer.h.{layer}",
             {
-                ("attention.q_proj", "attention.k_proj", "attention.v_proj"): "attn.c_attn",
+                QKV: "attn.c_attn",
                 "attention.o_proj": "attn.c_proj",
                 "ffn.up_proj": "mlp.c_fc",
                 "ffn.down_proj": "mlp.c_proj",
