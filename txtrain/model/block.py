@@ -36,7 +36,7 @@ class Block(nn.Module):
         self.cross_attention = attention(stack=stack, cross=True, layer=layer) if stack.cross else None
         self.ffn = ffn(stack=stack)
         self.norm = norm.wiring()
-        self.dropout = nn.Dropout(stack.dropout)
+        self.dropout = nn.Dropout(stack.dropout) if stack.dropout else nn.Identity()
 
     def forward(
         self,
