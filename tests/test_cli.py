@@ -154,7 +154,10 @@ def test_help_is_one_screen_with_every_group_that_has_a_choice(tmp_path: Path) -
 
 def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 1
-    assert capsys.readouterr().err == "error: txtrain has no command trian: type txtrain train or audit\n"
+    told = capsys.readouterr().err
+    assert told.startswith("error: txtrain has no command trian: type txtrain train or audit or ")
+    assert told.count("
+") == 1
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,20 @@ def generate(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "audit": audit, "generate": generate}
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure the loss of trained models on a text: txtrain eval MODEL."""
+    from txtrain.evaluate.command import evaluate
+
+    evaluate(arguments)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "audit": audit,
+    "generate": generate,
+    "eval": evaluate,
+}
 
 
 def usage() -> str:

@@ -1,0 +1,148 @@
+"""`txtrain eval`: the loss of trained models on a text, on any number of devices, and by length of context."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from txtrain.arguments import Parser
+from txtrain.compose import compose, split
+from txtrain.errors import UserError
+from txtrain.evaluate.meter import Meter
+from txtrain.evaluate.plot import check_plot, plot
+from txtrain.evaluate.result import Bucket, Result, edges, table, table_by_position, write
+from txtrain.evaluate.subject import Subject, check_length, new_subject, typed_keys
+from txtrain.launch import find_launch
+from txtrain.logger import setup_logging
+from txtrain.strategy import ending_processes
+from txtrain.train import new_strategy, new_task, telling_mistakes
+from txtrain.trainer import lightning_trainer
+
+DESCRIPTION = """The loss of trained models on a text.
+
+  txtrain eval runs/gpt/RUN                                      on its own validation data
+  txtrain eval runs/gpt/RUN data=text data.path=my.txt           on other text, all of it
+  txtrain eval RUN RUN --by-position data.seq_len=2048 --plot f.png    against the length of context
+  txtrain eval runs/gpt/RUN trainer.devices=8 strategy=fsdp      on several devices: the same numbers
+
+MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder, which needs
+data=. Overrides are those of train, of the groups data, trainer and strategy."""
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Does what the command line asks for."""
+    options = parse(arguments)
+    launch = find_launch()
+    setup_logging(None, launch.rank)
+    with launch.first_tells(), telling_mistakes():
+        if options.plot:
+            check_plot(options.plot)
+        composed = compose(options.overrides).config
+        if composed is None:
+            raise UserError("eval takes no sweep: give one value to each key")
+        typed = typed_keys(options.overrides)
+        launch.agree(composed.trainer, options.overrides)
+        if launch.rank and launch.starter != "python":
+            launch.hear()
+        subjects = iter_subjects(options.models, composed, typed)
+        first = next(subjects)
+        launch.tell("eval")
+        nodes = {group: node for group, node in first.config.items() if OmegaConf.is_config(node)}
+        parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
+        trainer = lightning_trainer(parts["trainer"], new_strategy(first.config, parts))
+    with ending_processes(trainer):
+        results = [measure(trainer, subject, parts) for subject in (first, *subjects)]
+    if launch.rank == 0:
+        tell(results, options)
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """Models and overrides, in any order, and flags."""
+    parser = Parser(
+        prog="txtrain eval", usage="txtrain eval MODEL [MODEL ...] [KEY=VALUE ...] [options]", description=DESCRIPTION
+    )
+    parser.add_argument("words", metavar="MODEL", nargs="*", help="run, checkpoint or folder")
+    parser.add_argument("--by-position", action="store_true", help="the loss against the length of context too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of that, such as loss.png")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, a line of JSON for each model")
+    options = parser.parse_intermixed_args(arguments)
+    options.models, options.overrides = split(options.words)
+    options.by_position |= options.plot is not None
+    if not options.models:
+        raise UserError("eval needs a model: type txtrain eval runs/NAME/RUN")
+    return options
+
+
+def iter_subjects(models: Sequence[str], composed: DictConfig, typed: set[str]) -> Iterator[Subject]:
+    """The models one after the other, so that one is held at a time. Of several, those that cannot are left out."""
+    first, found = None, False
+    for number, name in enumerate(models, start=1):
+        subject = new_subject(name, composed, typed)
+        first = first or subject.config
+        if subject.config.trainer.precision != first.trainer.precision:
+            raise UserError(
+                f"{name} was trained with trainer.precision={subject.config.trainer.precision} and {models[0]} with "
+                f"{first.trainer.precision}: type trainer.precision={first.trainer.precision} to compare them"
+            )
+        reason = check_length(subject)
+        if reason and (found or number < len(models)):
+            log.warning("%s: left out", reason)
+        elif reason:
+            raise UserError(reason)
+        else:
+            found = True
+            yield subject
+
+
+def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result:
+    """Validates one model as training does."""
+    model, data, config = subject.model, subject.data, subject.config
+    meter = Meter(length=data.seq_len)
+    task_parts = parts | {"task": instantiate(config.task, _convert_="all"), "loss": meter}
+    task = new_task(config, task_parts, lambda: model, None)
+    trainer.callbacks = [meter]
+    limit = config.trainer.limit_val_batches
+    steps = data.accumulation(trainer.num_devices * trainer.num_nodes)
+    trainer.limit_val_batches = limit * steps if isinstance(limit, int) else limit
+    trainer.validate(task, datamodule=data, verbose=False)
+    return Result(
+        model=subject.name,
+        encoding=type(model.stack.encoding).__name__,
+        trained_len=subject.trained_len,
+        text=subject.text,
+        seq_len=data.seq_len,
+        metrics={name.removeprefix("validation/"): value for name, value in task.validation.items()},
+        correct=int(meter.correct),
+        buckets=buckets(meter, subject.trained_len),
+    )
+
+
+def buckets(meter: Meter, trained_len: int) -> list[Bucket]:
+    """The meter's sums, gathered."""
+    found = []
+    for lengths in edges(meter.length, trained_len):
+        place = slice(lengths.start - 1, lengths.stop - 1)
+        entropy, targets = float(meter.entropy[place].sum()), int(meter.targets[place].sum())
+        found.append(Bucket(first=lengths.start, last=lengths.stop - 1, entropy=entropy, targets=targets))
+    return found
+
+
+def tell(results: Sequence[Result], options: Namespace) -> None:
+    """Prints the tables and writes the files that were asked for."""
+    print(f"{results[0].text}, windows of {results[0].seq_len} tokens\n\n{table(results)}")
+    if options.by_position:
+        print(f"\n{table_by_position(results)}")
+    if len({result.targets for result in results}) > 1:
+        print("\nThe models have other tokenizers or data: compare bits per byte, not losses.")
+    if options.json:
+        write(options.json, results, by_position=options.by_position)
+    if options.plot:
+        plot(options.plot, results)
+        print(f"\n{options.plot}")

@@ -1,0 +1,167 @@
+"""What is evaluated, and on what: a trained model with the config and data that its run and the user say."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from txtrain.config import check, saved_config, to_plain
+from txtrain.data.language import LanguageData
+from txtrain.data.tokenizer import Pretrained
+from txtrain.errors import UserError
+from txtrain.model import Decoder
+from txtrain.schema import arguments
+from txtrain.trained import Trained, load_trained
+
+# What the user may type; all else would be another model, or does nothing here.
+GROUPS = ("data", "trainer", "strategy", "compile")
+# What other data take over from those of the run, so that numbers compare.
+KEPT = ("seq_len", "packing", "batch_size", "micro_batch_size", "validation_fraction")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model that is ready to be evaluated.
+
+    Args:
+        name: as the user typed it.
+        model: on the CPU.
+        trained_len: the longest sequence in its training.
+        config: of the whole evaluation.
+        data: with the tokens made.
+        text: what part of which data that is, in words.
+    """
+
+    name: str
+    model: Decoder
+    trained_len: int
+    config: DictConfig
+    data: LanguageData
+    text: str
+
+
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys of overrides, if all of them are for an evaluation."""
+    typed = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
+    refused = [override for override, key in typed.items() if key.partition(".")[0] not in GROUPS]
+    if refused:
+        raise UserError(
+            f"{refused[0]} is not for eval, which takes {', '.join(GROUPS)} and no other model: leave it out"
+        )
+    return set(typed.values())
+
+
+def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
+    """Loads a model and makes the tokens of its text.
+
+    Args:
+        name: run, checkpoint or folder.
+        composed: what the command line would make of a new run.
+        typed: the keys that the user gave.
+
+    Raises:
+        UserError: there is no such model, or no such text, or they do not go together.
+    """
+    trained = load_trained(name, dtype=torch.float32)
+    if not isinstance(trained.model, Decoder):
+        raise UserError(f"{name} predicts no next token ({type(trained.model).__name__}): name a decoder")
+    run = trained.folder if (trained.folder / "config.yaml").is_file() else None
+    config = composed.copy() if run is None else run_config(composed, saved_config(run), typed)
+    named_data = bool(chosen_data(typed))
+    if run is None:
+        if not named_data:
+            raise UserError(f"{name} has no data of its own: type data=text data.path=FILE")
+        if "data.seq_len" not in typed:
+            config.data.seq_len = min(config.data.seq_len, trained.max_len)
+    shorten_batches(config.data, trained.max_len, typed)
+    plain = to_plain(config)
+    check(plain)
+    data = own_data(config, run) if run else None
+    if data is not None:
+        text = "validation data of the run"
+    else:
+        data = new_data(config, fixed_tokenizer(trained))
+        apart = {"data.validation_fraction", "data.validation_path"} & typed
+        text = "validation data" if apart or not named_data else "all of the data"
+        if named_data and not apart:
+            data.hold_out_all()
+        if named_data and "trainer.limit_val_batches" not in typed:
+            config.trainer.limit_val_batches = 1.0
+        if not named_data:
+            log.warning("%s: the data have changed since the run, so this is not the loss that it had.", name)
+    data.tokenize()
+    if not data.validation_tokens:
+        raise UserError("the data leave no text to evaluate on: give more, or type data.validation_fraction=0.5")
+    return Subject(name=name, model=trained.model, trained_len=trained.max_len, config=config, data=data, text=text)
+
+
+def run_config(composed: DictConfig, saved: DictConfig, typed: set[str]) -> DictConfig:
+    """The composed config with the task, data and precision of a run, under what the user typed."""
+    config = composed.copy()
+    config.task, config.seed = saved.task, saved.seed
+    if "data" in typed:
+        for key in KEPT:
+            if f"data.{key}" not in typed and key in saved.data and key in config.data:
+                config.data[key] = saved.data[key]
+    else:
+        config.data = saved.data
+        for path in typed:
+            if path.startswith("data."):
+                OmegaConf.update(config, path, OmegaConf.select(composed, path), merge=False, force_add=True)
+    for key in ("precision", "limit_val_batches"):
+        if f"trainer.{key}" not in typed:
+            config.trainer[key] = saved.trainer[key]
+    return config
+
+
+def chosen_data(typed: set[str]) -> set[str]:
+    """The keys among those that were typed that say which text it is, not how it is cut into windows."""
+    cutting = {f"data.{key}" for key in arguments(LanguageData)[0]}
+    return {key for key in typed if key.partition(".")[0] == "data"} - cutting
+
+
+def shorten_batches(data: DictConfig, trained_len: int, typed: set[str]) -> None:
+    """Longer windows than in training go through in smaller micro-batches, of as many tokens; no number changes."""
+    if data.seq_len > trained_len and "data.micro_batch_size" not in typed:
+        windows = data.micro_batch_size or data.batch_size
+        data.micro_batch_size = max(1, windows * trained_len // data.seq_len)
+
+
+def new_data(config: DictConfig, tokenizer: Any) -> LanguageData:
+    return instantiate(config.data, _convert_="all")(tokenizer=tokenizer, seed=config.seed)
+
+
+def own_data(config: DictConfig, run: Path) -> LanguageData | None:
+    """The data as the run had them, if these are the same text, split and tokenizer; then its tokens serve again."""
+    try:
+        began = json.loads((run / "data.json").read_text())["fingerprint"]
+        data = new_data(config, instantiate(saved_config(run).tokenizer, _convert_="all"))
+        return data if data.fingerprint() == began else None
+    except (OSError, UserError):  # the data or a tokenizer's file are gone, which matters only if they are asked for
+        return None
+
+
+def fixed_tokenizer(trained: Trained) -> Pretrained:
+    """The model's tokenizer as one that learns nothing from another text."""
+    core = trained.tokenizer.core
+    return Pretrained(path=str(trained.folder), end_of_text=core.id_to_token(trained.tokenizer.end_of_text))
+
+
+def check_length(subject: Subject) -> str | None:
+    """Why a model cannot read windows so long, if that is so: its encoding may end where training did."""
+    model, length = subject.model, subject.data.seq_len
+    x = torch.zeros(1, length, model.embedding.tokens.embedding_dim)
+    try:
+        with torch.no_grad():
+            model.stack.encoding.embed(x, torch.arange(length)[None])
+    except ValueError as error:
+        return f"{subject.name} cannot read data.seq_len={length}: {error}"
+    return None
