@@ -1,0 +1,113 @@
+"""BERT (https://arxiv.org/abs/1810.04805)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from txtrain.errors import UserError
+from txtrain.interop.axes import Flat
+from txtrain.interop.common import ACTIVATIONS, SIZES
+from txtrain.interop.family import Always, Config, Family, Field, Only, Part
+from txtrain.interop.names import Rule, in_layers
+from txtrain.model import EncoderWithHead
+
+POST_NORM_WITH_BIASES = Always(
+    {
+        "norm": "post",
+        "norm.layer": "layernorm",
+        "norm.bias": True,
+        "ffn": "gelu",
+        "ffn.bias": True,
+        "attention.bias": True,
+    }
+)
+
+
+@dataclass(frozen=True)
+class MaskedHead(Part):
+    """The head of a masked language model, or none: the class that the weights were saved from says which.
+
+    Args:
+        body, masked: that class without a head and with one.
+        activation: the key of the head's nonlinearity; None: gelu.
+        eps: the key of its LayerNorm's epsilon; None: 1e-12.
+    """
+
+    body: str
+    masked: tuple[str, ...]
+    activation: str | None = None
+    eps: str | None = None
+
+    def read(self, config: Config) -> Flat:
+        name = (config.get("architectures") or [self.body])[0]
+        if name == self.body:
+            return {"head": "none"}
+        if name not in self.masked:
+            raise UserError(f"its architectures say {name}, and txtrain knows {', '.join((self.body, *self.masked))}")
+        flat: Flat = {"head": "transform", "head.bias": True, "head.activation": "gelu", "head.norm_eps": 1e-12}
+        if self.activation:
+            flat |= Field("head.activation", self.activation, "gelu", ACTIVATIONS).read(config)
+        if self.eps:
+            flat |= Field("head.norm_eps", self.eps, 1e-12).read(config)
+        return flat
+
+    def write(self, flat: Flat) -> dict[str, list[str]]:
+        return {"architectures": [self.body if flat["head"] == "none" else self.masked[0]]}
+
+
+def berts_body(prefix: str) -> Iterable[Rule]:
+    """Names of all but the head."""
+    yield Rule("embedding.tokens", f"{prefix}embeddings.word_embeddings")
+    yield Rule("embedding.types", f"{prefix}embeddings.token_type_embeddings")
+    yield Rule("embedding.norm", f"{prefix}embeddings.LayerNorm")
+    yield Rule("stack.encoding.table", f"{prefix}embeddings.position_embeddings")
+    yield from in_layers(
+        "stack.blocks.{layer}",
+        f"{prefix}encoder.layer.{{layer}}",
+        {
+            "attention.q_proj": "attention.self.query",
+            "attention.k_proj": "attention.self.key",
+            "attention.v_proj": "attention.self.value",
+            "attention.o_proj": "attention.output.dense",
+            "norm.norms.0": "attention.output.LayerNorm",
+            "ffn.up_proj": "intermediate.dense",
+            "ffn.down_proj": "output.dense",
+            "norm.norms.1": "output.LayerNorm",
+        },
+    )
+
+
+BERTS_PARTS: tuple[Part, ...] = (
+    POST_NORM_WITH_BIASES,
+    Always({"encoding": "learned", "embedding.norm": True}),
+    *SIZES,
+    Field("norm.eps", "layer_norm_eps", 1e-12),
+    Field("embedding.norm_eps", "layer_norm_eps", 1e-12),
+    Field("embedding.token_types", "type_vocab_size", 2),
+    Field("embedding.tied", "tie_word_embeddings", True),
+    Field("ffn.activation", "hidden_act", "gelu", ACTIVATIONS),
+    Only("is_decoder"),
+    Only("add_cross_attention"),
+    Only("position_embedding_type", ("absolute",)),
+)
+
+
+class Bert(Family):
+    """An encoder with learned positions, token types and post-norm; its head transforms before it scores."""
+
+    model_types = ("bert",)
+    architecture = "BertForMaskedLM"
+    model_class = EncoderWithHead
+    prefix = "bert."
+    ignored = r".*\.pooler\..*|.*\.position_ids|cls\.seq_relationship\..*"
+    parts = (
+        *BERTS_PARTS,
+        Field("encoding.max_len", "max_position_embeddings"),
+        MaskedHead("BertModel", ("BertForMaskedLM", "BertForPreTraining"), "hidden_act", "layer_norm_eps"),
+    )
+    rules = (
+        *berts_body("bert."),
+        Rule("head.transform", "cls.predictions.transform.dense"),
+        Rule("head.norm", "cls.predictions.transform.LayerNorm"),
+        Rule("head.linear.weight", "cls.predictions.decoder.weight"),
+        Rule("head.linear.bias", "cls.predictions.bias", read=("cls.predictions.decoder.bias", "cls.predictions.bias")),
+    )

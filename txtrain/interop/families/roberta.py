@@ -1,0 +1,46 @@
+"""RoBERTa (https://arxiv.org/abs/1907.11692)."""
+
+from typing import Any
+
+from txtrain.interop.axes import Flat
+from txtrain.interop.families.bert import BERTS_PARTS, MaskedHead, berts_body
+from txtrain.interop.family import Config, Family, Part, look_up
+from txtrain.interop.names import Rule
+from txtrain.model import EncoderWithHead
+
+
+class PositionsAfterPadding(Part):
+    """Position 0 is the row after that of the padding token's number."""
+
+    def read(self, config: Config) -> Flat:
+        offset = look_up(config, "pad_token_id", 1) + 1
+        return {"encoding.offset": offset, "encoding.max_len": look_up(config, "max_position_embeddings") - offset}
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        offset, longest = flat.get("encoding.offset") or 0, flat.get("encoding.max_len") or 0
+        return {"pad_token_id": offset - 1, "max_position_embeddings": longest + offset}
+
+
+class Roberta(Family):
+    """BERT with positions that count real tokens only: where padding comes first, the caller gives them."""
+
+    model_types = ("roberta",)
+    architecture = "RobertaForMaskedLM"
+    model_class = EncoderWithHead
+    prefix = "roberta."
+    ignored = r".*\.pooler\..*|.*\.position_ids"
+    parts = (
+        *BERTS_PARTS,
+        PositionsAfterPadding(),
+        MaskedHead("RobertaModel", ("RobertaForMaskedLM",), eps="layer_norm_eps"),
+    )
+    rules = (
+        *berts_body("roberta."),
+        Rule("head.transform", "lm_head.dense"),
+        Rule("head.norm", "lm_head.layer_norm"),
+        Rule("head.linear.weight", "lm_head.decoder.weight"),
+        Rule("head.linear.bias", "lm_head.bias", read=("lm_head.decoder.bias", "lm_head.bias")),
+    )
+
+    def longest(self, config: Config) -> int:
+        return int(PositionsAfterPadding().read(config)["encoding.max_len"])
