@@ -1,6 +1,7 @@
-"""`init_from`: start from the trained weights of an earlier run, as the same model."""
+"""`init_from`: start from trained weights, of an earlier run or a Hugging Face folder, as the same model."""
 
 from collections.abc import Callable, Iterable, Set
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from txtrain.config import saved_config
 from txtrain.errors import UserError
+from txtrain.interop import is_folder, read_folder
 from txtrain.model.lora import adapters, check_mergeable
 from txtrain.saving import (
     BASE,
@@ -28,34 +30,70 @@ ADAPTER_NAMES = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_magnitude")
 
 
 def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
-    """The composed config with the model and tokenizer of the run that `init_from` names, under what the user typed."""
-    run = Path(composed.init_from)
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"init_from={run} is no run directory (it has no config.yaml): type init_from=runs/NAME/RUN")
-    saved, result = saved_config(run), composed.copy()
+    """The composed config with the model and tokenizer that `init_from` names, under what the user typed."""
+    path, result = Path(composed.init_from).expanduser(), composed.copy()
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    own_tokenizer = any(key.partition(".")[0] == "tokenizer" for key in keys)
+    if (path / "config.yaml").is_file():
+        axes, tokenizer = _axes_of_run(path), path / "tokenizer.json"
+    elif is_folder(path):
+        axes, tokenizer = OmegaConf.create(read_folder(path).axes), path.absolute()
+        if not own_tokenizer and not (path / "tokenizer.json").is_file():
+            raise UserError(
+                f"init_from={path} has no tokenizer.json: put it there, or type tokenizer=pretrained "
+                "tokenizer.path=FILE"
+            )
+    else:
+        raise UserError(
+            f"init_from={path} is no run directory (it has no config.yaml), and no Hugging Face folder (it has no "
+            "config.json): type init_from=runs/NAME/RUN or init_from=FOLDER"
+        )
     for group in MODEL_GROUPS:
-        result[group] = saved[group]
-    if result.encoding.get("max_len", 0) is None:
-        result.encoding.max_len = saved.data.seq_len  # the table was made for it
-    pretrained = {
-        "_target_": "txtrain.data.tokenizer.Pretrained",
-        "path": str(run / "tokenizer.json"),
-        "end_of_text": None,
-    }
+        result[group] = axes[group]
+    pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
     result.tokenizer = OmegaConf.create(pretrained)
-    for key in (override.partition("=")[0].lstrip("+~") for override in overrides):
+    if own_tokenizer:
+        result.model.vocab_size = None
+    for key in keys:
         if key.partition(".")[0] in (*MODEL_GROUPS, "tokenizer"):
             OmegaConf.update(result, key, OmegaConf.select(composed, key), merge=False, force_add=True)
     return result
 
 
+def _axes_of_run(run: Path) -> DictConfig:
+    saved = saved_config(run)
+    if saved.encoding.get("max_len", 0) is None:
+        saved.encoding.max_len = saved.data.seq_len  # the table was made for it
+    return saved
+
+
 def find_trained(run: Path) -> Path:
-    """The best checkpoint of a run, or its newest, by the name that it keeps."""
+    """The best checkpoint of a run, or its newest, by the name that it keeps; a folder is itself."""
+    run = run.expanduser()
+    if is_folder(run):
+        return run.absolute()
     best = run / "checkpoints" / BEST
     path = best.resolve() if best.exists() else find_checkpoint(run)
     if path is None:
         raise UserError(f"init_from={run} has no checkpoint: name a run that has trained")
     return path.absolute()
+
+
+def with_trained(build_model: Callable[[], nn.Module], trained: Path) -> Callable[[], nn.Module]:
+    """Makes the model of `build_model` with trained weights.
+
+    Args:
+        build_model: makes the model.
+        trained: a checkpoint, or a Hugging Face folder, whose weights are read as the model is made.
+
+    Raises:
+        UserError: it is damaged, or its weights are those of another model.
+    """
+    if is_folder(trained):
+        imported = read_folder(trained)
+        imported.check(build_model)
+        return partial(imported.build, build_model)
+    return partial(with_weights, build_model, trained_weights(build_model, trained))
 
 
 def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> dict[str, Tensor]:
@@ -65,9 +103,8 @@ def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> d
         UserError: the checkpoint is damaged, or its weights are those of another model.
     """
     check_checkpoint(checkpoint)
-    model, run, base = build_model(), checkpoint.parent.parent, read_state(checkpoint)["base"]
-    if base:
-        model.load_state_dict(trained_weights(build_model, Path(base["path"])))
+    run, base = checkpoint.parent.parent, read_state(checkpoint)["base"]
+    model = with_trained(build_model, Path(base["path"]))() if base else build_model()
     instantiate(saved_config(run).lora, _convert_="all").apply(model, adapt_only=base is not None)
     frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
     if base and content_hash(frozen.items()) != base["sha256"]:

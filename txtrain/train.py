@@ -24,7 +24,7 @@ from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.lora import parameter_counts
 from txtrain.run import RunDirectory
 from txtrain.saving import checkpoint_step, read_state, resume_point
-from txtrain.start import find_trained, trained_weights, with_weights
+from txtrain.start import find_trained, with_trained
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
 from txtrain.trainer import check_numbers, divide_steps, new_trainer
@@ -59,7 +59,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         check_numbers(config)
         strategy = new_strategy(config, parts)
         new_model = model_function(parts)
-        check_model(config, parts, partial(new_model, vocab_size=256, max_len=config.data.seq_len))
+        check_model(config, parts, partial(new_model, vocab_size=1, max_len=config.data.seq_len))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:
             run.check_new()
@@ -69,11 +69,11 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         seed_everything(config.seed, verbose=False)
         data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
         data.prepare()
-        build_model = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
+        build_model: Callable[[], nn.Module] = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
         model = check_model(config, parts, build_model)
         trained = trained_checkpoint(config, checkpoint)
         if trained and (config.lora.rank or not config.resume):
-            build_model = partial(with_weights, build_model, trained_weights(build_model, trained))
+            build_model = with_trained(build_model, trained)
     if config.dry_run:
         describe(config, model)
         return None

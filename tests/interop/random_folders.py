@@ -7,6 +7,7 @@ import transformers
 from hydra.utils import instantiate
 from transformers.utils import logging
 
+from txtrain.data.tokenizer import Byte
 from txtrain.interop import read_folder
 
 VOCAB, LENGTH = 50, 24
@@ -18,7 +19,7 @@ def write_folder(path, model_type, *, auto="AutoModelForCausalLM", **config):
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    settings = transformers.AutoConfig.for_model(model_type, vocab_size=VOCAB, **{**NO_TOKENS, **config})
+    settings = transformers.AutoConfig.for_model(model_type, **{"vocab_size": VOCAB, **NO_TOKENS, **config})
     torch.manual_seed(0)
     model = getattr(transformers, auto).from_config(settings, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -29,6 +30,14 @@ def write_folder(path, model_type, *, auto="AutoModelForCausalLM", **config):
     model.save_pretrained(path)
     logging.set_verbosity(verbosity)
     return model
+
+
+def write_tokenizer(path):
+    """A tokenizer of 257 tokens."""
+    tokenizer = Byte()
+    tokenizer.fit()
+    tokenizer.save(path / "tokenizer.json")
+    return tokenizer
 
 
 def build(imported, max_len=None):

@@ -20,7 +20,7 @@ Nodes = dict[str, dict[str, Any]]
 
 GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
 # They change what is trained, not what is computed of a trained model.
-UNCOMPARED = ("model.dropout",)
+UNCOMPARED = ("model.dropout", "model.vocab_size")
 
 
 def to_nodes(flat: Flat) -> Nodes:

@@ -12,8 +12,8 @@ from torch import nn
 from txtrain.errors import UserError
 from txtrain.interop.axes import Nodes
 from txtrain.interop.families import families
-from txtrain.interop.family import Family
-from txtrain.interop.weights import Weights, fill
+from txtrain.interop.family import Family, look_up
+from txtrain.interop.weights import Shapes, Weights, fill
 
 CONFIG = "config.json"
 
@@ -47,16 +47,36 @@ class Imported:
         return getattr(torch, str(name).removeprefix("torch."))
 
     def build(self, build_model: Callable[[], nn.Module]) -> nn.Module:
-        """The model that `build_model` makes, filled; there is never more in memory than its weights."""
-        with torch.device("meta"):
-            model = build_model()
+        """The model that `build_model` makes, filled; there is never more in memory than its weights.
+
+        Raises:
+            UserError: the folder's weights are not those of that model.
+        """
+        model = self._new(build_model)
         self.fill(model)
         return model
 
+    def check(self, build_model: Callable[[], nn.Module]) -> None:
+        """Raises what `build` would, and reads no weight."""
+        self._fill(self._new(build_model), Shapes(self.path, prefix=self.family.prefix))
+
     def fill(self, model: nn.Module) -> None:
         """Gives a model of these axes, which may be on the meta device, the weights."""
-        weights = Weights(self.path, prefix=self.family.prefix)
+        self._fill(model, Weights(self.path, prefix=self.family.prefix))
+
+    def _fill(self, model: nn.Module, weights: Weights) -> None:
         fill(model, weights, self.family, heads=self.axes["model"]["num_heads"], where=str(self.path))
+
+    def _new(self, build_model: Callable[[], nn.Module]) -> nn.Module:
+        with torch.device("meta"):
+            model = build_model()
+        wanted = self.family.model_class
+        if type(model) is not wanted:
+            raise UserError(
+                f"{self.path} is a {self.family.model_types[0]} model ({wanted.__name__}), and the task trains a "
+                f"{type(model).__name__}: choose another task or another folder"
+            )
+        return model
 
 
 def is_folder(path: str | Path) -> bool:
@@ -91,6 +111,7 @@ def read_folder(path: str | Path) -> Imported:
     family = known[model_type]
     try:
         axes, longest = family.axes(config), family.longest(config)
+        axes["model"]["vocab_size"] = int(look_up(config, "vocab_size"))
     except UserError as error:
         raise UserError(f"{path} cannot be expressed: {error}") from error
     except KeyError as error:

@@ -49,6 +49,8 @@ class Rule:
             part: which of ours is wanted.
             rows: outputs of each of ours; with `by_head`, those of one head.
         """
+        if self.as_row:
+            theirs = theirs.squeeze(0)
         if self.transposed and theirs.dim() == 2:
             theirs = theirs.T
         if len(self.parts) == 1:

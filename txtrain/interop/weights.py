@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from txtrain.errors import UserError
 from txtrain.interop.family import Family
+from txtrain.interop.names import Place
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -78,6 +79,20 @@ class Weights(Mapping[str, Tensor]):
         return len(self._places)
 
 
+class Shapes(Weights):
+    """The same without values: tensors on the meta device."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        known = self._name(name)
+        if known is None:
+            raise KeyError(name)
+        try:
+            shape = self._open(self._places[known]).get_slice(self._stored[known]).get_shape()
+        except SafetensorError as error:
+            raise UserError(f"{self._folder / self._places[known]} lacks {known}: restore it") from error
+        return torch.empty(shape, device="meta")
+
+
 def _renamed(name: str) -> str:
     """Files that were made from TensorFlow's call a LayerNorm's weight and bias gamma and beta."""
     return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda match: {"gamma": "weight", "beta": "bias"}[match[0]], name)
@@ -115,13 +130,12 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
             else:
                 raise UserError(f"{where} lacks the weight {place.theirs}: its files are those of another model")
             rows = [own[sibling].shape[0] // (heads if place.rule.by_head else 1) for sibling in place.siblings]
-            try:
-                value = place.rule.to_ours(whole, place.part, rows).reshape(parameter.shape)
-            except RuntimeError:
+            value = _part(place, whole, rows)
+            if value is None or value.shape != parameter.shape:
                 raise UserError(
-                    f"{where}: {theirs} is {list(whole.shape)}, and config.json says that "
-                    f"{name} is {list(parameter.shape)}: one of the two is of another model"
-                ) from None
+                    f"{where}: {place.theirs} is {list(whole.shape)}, and the config makes {name} "
+                    f"{list(parameter.shape)}: leave out overrides of model and tokenizer, or restore the folder"
+                )
             filled[id(parameter)] = _parameter(value, parameter)
         module, _, last = name.rpartition(".")
         setattr(model.get_submodule(module), last, filled[id(parameter)])
@@ -130,6 +144,14 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
         raise UserError(f"{where} has weights for which its config.json has no place, such as {extra[0]}")
 
 
+def _part(place: Place, whole: Tensor, rows: list[int]) -> Tensor | None:
+    """Ours in theirs; None if it is too small or large to be split so."""
+    try:
+        return place.rule.to_ours(whole, place.part, rows)
+    except RuntimeError:
+        return None
+
+
 def _parameter(value: Tensor, old: nn.Parameter) -> nn.Parameter:
-    device = torch.device("cpu") if old.is_meta else old.device
+    device = value.device if old.is_meta else old.device
     return nn.Parameter(value.to(device=device, dtype=old.dtype).contiguous(), requires_grad=old.requires_grad)

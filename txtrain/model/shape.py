@@ -17,6 +17,7 @@ class Shape:
         head_dim: width of a head. Default: `dim / num_heads`.
         ffn_dim: width of the feed-forward layer. Default: `4 * dim`, or the same number of parameters when it is gated.
         dropout: probability of zeroing an element of the embeddings, the attention weights and each sublayer's output.
+        vocab_size: rows of the embedding and the head, where some stand for no token. Default: as many as there are tokens.
     """
 
     dim: int
@@ -27,6 +28,16 @@ class Shape:
     ffn_dim: int | None = None
     dropout: float = 0.0
     num_decoder_layers: int | None = None
+    vocab_size: int | None = None
+
+    def rows(self, num_tokens: int) -> int:
+        """Rows of the embedding, for a tokenizer of so many tokens."""
+        if self.vocab_size is not None and num_tokens > self.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {num_tokens} tokens and the model vectors for model.vocab_size={self.vocab_size}: "
+                "use the tokenizer that the model was trained with, or leave model.vocab_size out"
+            )
+        return self.vocab_size or num_tokens
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_decoder_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):

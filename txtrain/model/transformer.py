@@ -137,7 +137,7 @@ class Encoder(nn.Module):
                 "stack: set model.num_layers instead"
             )
         stack = Stack(shape=shape, causal=self.causal, max_len=max_len, cross=cross, other_layers=other_layers)
-        self.embedding = embedding(vocab_size=vocab_size, dim=shape.dim, dropout=shape.dropout)
+        self.embedding = embedding(vocab_size=shape.rows(vocab_size), dim=shape.dim, dropout=shape.dropout)
         if not (self.embedding.shared or other_layers):
             raise ValueError(
                 "embedding.shared=false is for encoder-decoders, and this model has one stack: leave it out"
@@ -177,7 +177,7 @@ class EncoderWithHead(Encoder):
 
     def __init__(self, *, vocab_size: int, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
         super().__init__(vocab_size=vocab_size, shape=shape, **rest)
-        self.head = head(embedding=self.embedding, vocab_size=vocab_size, dim=shape.dim)
+        self.head = head(embedding=self.embedding, vocab_size=shape.rows(vocab_size), dim=shape.dim)
 
     def forward(
         self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **rest: Any

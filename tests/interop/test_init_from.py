@@ -1,0 +1,147 @@
+"""`init_from=FOLDER`: training goes on from a Hugging Face model, and what is wrong with a folder is told in a line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from tests.interop.random_folders import write_folder, write_tokenizer
+from txtrain.cli import main
+from txtrain.trained import load_trained
+
+TEXT = Path(__file__).parent.parent / "golden" / "text.txt"
+LLAMA = {
+    "vocab_size": 264,  # more rows than tokens, as many models have
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+RUN = ["data=text", f"data.path={TEXT}", "data.seq_len=32", "data.batch_size=4", "logger=none"]
+RUN += [
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=2",
+    "trainer.limit_val_batches=1",
+    "optimizer=sgd",
+    "init_from=base",
+]
+STILL = ["optimizer.lr=0.0"]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """A folder and its model in transformers."""
+    path = tmp_path_factory.mktemp("base")
+    model = write_folder(path, "llama", **LLAMA)
+    write_tokenizer(path)
+    return path, model
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, theirs):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TXTRAIN_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(theirs[0], "base")
+
+
+def error_of(capsys, *overrides):
+    """The one line that is told, after which nothing has been written."""
+    before = sorted(Path().glob("*"))
+    assert main(["train", *RUN, "run_dir=refused", *overrides]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert set(Path().glob("*")) - set(before) <= {Path("cache")}
+    return error
+
+
+@pytest.mark.parametrize("lora", ["lora.rank=0", "lora.rank=2"])
+@torch.no_grad()
+def test_a_run_from_a_folder_begins_with_its_model(theirs, lora):
+    assert main(["train", *RUN, *STILL, "run_dir=run", lora]) == 0
+    tokens = torch.randint(0, 257, (2, 48), generator=torch.Generator().manual_seed(0))
+    run = load_trained("run")
+    torch.testing.assert_close(run.model(tokens), theirs[1](tokens).logits, rtol=1e-4, atol=1e-4)
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["model"]["vocab_size"] == 264
+    assert config["attention"]["bias"] is False
+
+
+def test_only_adapters_train_and_the_base_is_found_again(capsys):
+    assert main(["train", *RUN, "run_dir=run", "lora.rank=2", "optimizer.lr=0.1"]) == 0
+    summary = json.loads(Path("run/summary.json").read_text())
+    width, values, inner = 32, 16, 48  # of two blocks; two of four heads have keys and values
+    assert summary["trainable_parameters"] == 2 * 2 * (2 * 2 * width + 2 * (width + values) + 3 * (width + inner))
+    assert main(["train", "resume=run", "trainer.max_steps=3"]) == 0
+
+    weights = load_file("base/model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, "base/model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    assert main(["train", "resume=run", "trainer.max_steps=4"]) == 1
+    assert "are not those that the adapters were trained on" in capsys.readouterr().err
+    shutil.rmtree("base")
+    assert main(["train", "resume=run", "trainer.max_steps=4"]) == 1
+    assert "base cannot be read" in capsys.readouterr().err
+
+
+def test_what_is_typed_goes_before_what_the_folder_says():
+    assert main(["train", *RUN, *STILL, "run_dir=run", "encoding.theta=5000", "attention.window=8"]) == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert (config["encoding"]["theta"], config["attention"]["window"]) == (5000, 8)
+
+
+def test_a_folder_that_is_none_is_refused(capsys):
+    Path("base/config.json").unlink()
+    assert "no Hugging Face folder (it has no config.json)" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "mamba"}, "is a mamba model: txtrain reads "),
+        ({"hidden_act": "relu6"}, "its hidden_act is relu6, and txtrain knows gelu"),
+        ({"num_hidden_layers": None}, "has no num_hidden_layers"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 4.0}}, "which encoding.scaling does not express"),
+        ({"rope_interleaved": True}, "its rope_interleaved is True, which no axis expresses"),
+        ({"quantization_config": {"bits": 4}}, "has quantized weights"),
+        ({"intermediate_size": 64}, "is [48, 32], and the config makes"),
+        ({"num_hidden_layers": 1}, "has weights for which its config.json has no place, such as model.layers.1"),
+        ({"num_hidden_layers": 3}, "lacks the weight model.layers.2"),
+        ({"vocab_size": 300}, "is [264, 32], and the config makes"),
+        ({"vocab_size": 200}, "the tokenizer has 257 tokens and the model vectors for model.vocab_size=200"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_is_told(change, message, capsys):
+    config = json.loads(Path("base/config.json").read_text()) | change
+    config = {key: value for key, value in config.items() if value is not None}
+    Path("base/config.json").write_text(json.dumps(config))
+    assert message in error_of(capsys)
+
+
+def test_a_missing_shard_is_named(capsys):
+    Path("base/model.safetensors").rename("base/model-00001-of-00002.safetensors")
+    places = {"model.norm.weight": "model-00002-of-00002.safetensors"}
+    Path("base/model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert "lacks model-00002-of-00002.safetensors" in error_of(capsys)
+
+
+def test_other_files_are_told(capsys):
+    Path("base/model.safetensors").rename("base/pytorch_model.bin")
+    assert "has only pytorch_model.bin, which can run code" in error_of(capsys)
+    Path("base/pytorch_model.bin").unlink()
+    assert "needs model.safetensors" in error_of(capsys)
+    Path("base/model.safetensors").write_bytes(b"damaged")
+    assert "model.safetensors cannot be read" in error_of(capsys)
+
+
+def test_another_tokenizer_is_refused(capsys):
+    assert "is [264, 32], and the config makes" in error_of(capsys, "tokenizer=byte")
+    Path("base/tokenizer.json").unlink()
+    assert "base has no tokenizer.json: put it there, or type tokenizer=pretrained" in error_of(capsys)
