@@ -68,7 +68,10 @@ QWEN3 = """\
 TEMPLATES = {"chatml": CHATML, "generation": GENERATION, "llama3": LLAMA3, "mistral": MISTRAL, "qwen3": QWEN3}
 SPECIAL = ["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>"]
 SPECIAL += ["<|eot_id|>", "[INST]", "[/INST]"]
-TEXT = ["The cat sat on the mat and said: what is 2 + 2? It is four, said the dog. assistant user system think"] * 4
+TEXT = [
+    "The cat sat on the mat and said: what is 2 + 2? It is four, said the dog. assistant user system think",
+    "\n\n   a\n   b\n   c",
+] * 4
 
 
 def byte_level() -> Tokenizer:

@@ -186,6 +186,20 @@ def test_sizes_are_the_bytes_of_what_the_assistant_says(folders: Any, kind: str,
         assert not turns.sizes[~turns.assistant].any()
 
 
+def test_a_token_over_the_border_of_an_answer_is_the_assistants_and_counts_its_bytes_only(folders: Any) -> None:
+    messages = [turn("user", "x"), turn("assistant", "   a")]
+    told, found = folders["byte_level", "generation"], folders["byte_level", "chatml"]
+    turns = found.encode(messages)
+    border = found.theirs.decode(turns.tokens[np.flatnonzero(turns.assistant)[0]])
+    assert border.startswith("\n ") and turns.sizes.sum() == len("   a\n")
+    plain = GENERATION.replace(" | trim", "")
+    theirs = told.theirs.apply_chat_template(
+        messages, chat_template=plain, return_assistant_tokens_mask=True, return_dict=True
+    )
+    begins = theirs["assistant_masks"].index(1)
+    assert told.theirs.decode(theirs["input_ids"][begins]) == border
+
+
 def test_end_tokens_are_what_closes_an_answer(folders: Any) -> None:
     for name, end in (("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>"), ("mistral", "</s>")):
         folder = folders["byte_level", name]

@@ -110,7 +110,11 @@ class TurnEncoder:
         bounds = np.array(spans, dtype=np.int64).reshape(-1, 2)
         which = np.searchsorted(bounds[:, 1], starts, side="right")
         assistant = np.append(bounds[:, 0], len(text) + 1)[which] < ends
-        edges = np.append(0, np.cumsum(_bytes_of_characters(text)))
+        bytes_of = _bytes_of_characters(text)
+        said = np.zeros_like(bytes_of)
+        for start, end in spans:  # a token may begin before its span does, of which no byte counts there
+            said[start:end] = bytes_of[start:end]
+        edges = np.append(0, np.cumsum(said))
         reached = np.append(0, np.maximum.accumulate(ends)[:-1]) if len(ends) else ends  # a character of several tokens
         sizes = np.maximum(0, edges[ends] - edges[np.maximum(starts, reached)])
         sizes[~assistant | np.isin(tokens, self._special_ids)] = 0
