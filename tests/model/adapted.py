@@ -11,7 +11,7 @@ from txtrain.model.embed import Embedding
 from txtrain.model.encoding import NoEncoding
 from txtrain.model.ffn import FeedForward
 from txtrain.model.head import Head
-from txtrain.model.lora import DoRALinear, adapters
+from txtrain.model.lora import DoRA, LoRAEmbedding, adapters
 from txtrain.model.norm import PreNorm
 
 VOCABULARY = 23
@@ -39,7 +39,9 @@ def randomise_adapters(model: nn.Module) -> None:
     """As after some training."""
     for _, layer in adapters(model):
         nn.init.normal_(layer.lora_B, std=0.3)
-        if isinstance(layer, DoRALinear):
+        if isinstance(layer, LoRAEmbedding):
+            nn.init.normal_(layer.lora_A, std=0.3)
+        if isinstance(layer, DoRA):
             layer.lora_magnitude.data *= torch.empty_like(layer.lora_magnitude).uniform_(0.5, 2.0)
 
 

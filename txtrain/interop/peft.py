@@ -1,0 +1,291 @@
+"""Adapters in the format of PEFT (https://github.com/huggingface/peft): an `adapter_config.json` and safetensors."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from txtrain.errors import UserError
+from txtrain.interop.family import Family
+from txtrain.interop.folder import Imported, is_folder, read_folder
+from txtrain.interop.names import Place
+from txtrain.model.lora.exchange import Adapter, Change, put, remove, taken
+from txtrain.model.lora.merging import adapters, check_mergeable
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+# Keys that change what is computed, and the values that we have.
+KNOWN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "modules_to_save": (None, []),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "layer_replication": (None,),
+    "alora_invocation_tokens": (None,),
+    "lora_bias": (False, None),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "arrow_config": (None,),
+    "megatron_config": (None,),
+}
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether this is a folder of PEFT's."""
+    return (Path(path) / CONFIG).is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted(Imported):
+    """A model folder and an adapter of it, which is merged into the weights.
+
+    Args:
+        adapter: the adapter's folder.
+    """
+
+    adapter: Path
+
+    def fill(self, model: nn.Module) -> None:
+        super().fill(model)
+        put(model, read_adapter(self.adapter, model, self.family, heads=self.axes["model"]["num_heads"]))
+        check_mergeable(model)
+        merged = {name: layer.merged_weight().to(layer.weight.dtype) for name, layer in adapters(model)}
+        remove(model)
+        for name, weight in merged.items():
+            model.get_submodule(name).weight = nn.Parameter(weight.detach())
+
+
+def read_adapted(path: str | Path) -> Adapted:
+    """Understands an adapter's folder and that of its base.
+
+    Raises:
+        UserError: it is none, or its base is no local folder.
+    """
+    path = Path(path).expanduser().absolute()
+    base = read_config(path).get("base_model_name_or_path")
+    if not base or not is_folder(base):
+        raise UserError(
+            f"{path} is an adapter of {base}, which is no folder here: put the path of its model's folder into "
+            f"base_model_name_or_path in {CONFIG}"
+        )
+    imported = read_folder(base)
+    return Adapted(adapter=path, **{field.name: getattr(imported, field.name) for field in fields(imported)})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The adapter_config.json of a folder.
+
+    Raises:
+        UserError: it is missing, damaged, or asks for what we do not have.
+    """
+    try:
+        config = json.loads((path / CONFIG).read_text())
+        config.setdefault("lora_alpha", 8)
+        for key, values in KNOWN.items():
+            if config.get(key, values[0]) not in values:
+                raise UserError(f"{path / CONFIG} has {key}={config[key]}, and txtrain reads {key}={values[0]} only")
+    except OSError as error:
+        raise UserError(f"{path / CONFIG} cannot be read ({error.strerror}): name a folder of PEFT's") from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path / CONFIG} is no adapter's config ({error}): restore it") from error
+    return dict(config)
+
+
+def read_adapter(path: Path, model: nn.Module, family: Family, *, heads: int) -> dict[str, Change]:
+    """The adapter in a folder of PEFT's for a model of ours, to `put` on it.
+
+    PEFT's one adapter of fused queries, keys and values becomes three, whose A are copies.
+
+    Args:
+        path: the folder.
+        model: without adapters.
+        family: says which layers of theirs are which of ours.
+        heads: query heads of a layer.
+
+    Raises:
+        UserError: the folder is damaged, or its adapter is one of another base.
+    """
+    config, modules = read_config(path), _read_modules(path)
+    result: dict[str, Change] = {}
+    used: set[str] = set()
+    for name, layer in model.named_modules():
+        place = family.names.find(name) if isinstance(layer, nn.Linear | nn.Embedding) else None
+        theirs = next((known for known in _names(place, family) if known in modules), None)
+        if place is None or theirs is None:
+            continue
+        used.add(theirs)
+        parts = modules[theirs]
+        try:
+            tensors = _part(parts, place, _rows(model, place, heads), _sizes(layer))
+        except RuntimeError:
+            size_in, size_out = _sizes(layer)
+            raise UserError(
+                f"{path} is an adapter for another base: its {theirs} takes {parts['A'].shape[1]} and gives "
+                f"{parts['B'].shape[0]}, and {name} takes {size_in} and gives {size_out}"
+            ) from None
+        rank, alpha = len(parts["A"]), _of_pattern(config.get("alpha_pattern") or {}, theirs, config["lora_alpha"])
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        result[name] = Change(scale=scale, dropout=config.get("lora_dropout", 0.0), **tensors)
+    if unused := modules.keys() - used:
+        raise UserError(f"{path} is an adapter for another base, which has {min(unused)}: this one has no such layer")
+    return result
+
+
+def write_adapter(
+    folder: Path, model: nn.Module, family: Family, *, heads: int, base: str | Path, rslora: bool = False
+) -> None:
+    """Writes the adapters of a model as PEFT does.
+
+    Those of queries, keys and values that are fused in theirs become one of the sum of their ranks, in blocks, unless
+    they have A in common.
+
+    Args:
+        folder: made if it is missing.
+        model: with adapters, not merged.
+        family: says which layers of theirs are which of ours.
+        heads: query heads of a layer.
+        base: the model's folder, noted in the config.
+        rslora: whether to write alpha for a scale of alpha / √r.
+    """
+    found = taken(model)
+    assert found, "the model has no adapters"
+    places: dict[str, Place] = {}
+    for name in found:
+        place = family.names.find(name)
+        if place is None:
+            raise UserError(f"{family.model_types[0]} has no layer like {name}: leave it out of lora.targets")
+        places[place.theirs] = place
+    changes = {theirs: _joined(model, place, found, heads) for theirs, place in places.items()}
+    tensors: dict[str, Tensor] = {}
+    for theirs, change in changes.items():
+        table = isinstance(model.get_submodule(places[theirs].siblings[0]), nn.Embedding)
+        low, high = ("lora_embedding_A", "lora_embedding_B") if table else ("lora_A.weight", "lora_B.weight")
+        tensors[f"{PREFIX}{theirs}.{low}"], tensors[f"{PREFIX}{theirs}.{high}"] = change.low, change.high
+        if change.magnitude is not None:
+            tensors[f"{PREFIX}{theirs}.lora_magnitude_vector"] = change.magnitude
+    config = _config(changes, rslora=rslora) | {
+        "base_model_name_or_path": str(base),
+        "task_type": "CAUSAL_LM" if re.search("CausalLM|LMHead", family.architecture) else None,
+        "fan_in_fan_out": any(place.rule.transposed for place in places.values()),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _read_modules(path: Path) -> dict[str, dict[str, Tensor]]:
+    """A, B and magnitude_vector of each of their modules that has an adapter."""
+    try:
+        tensors = load_file(path / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path / TENSORS} cannot be read ({error}): restore it") from error
+    modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.+)\.lora_(?:embedding_)?(A|B|magnitude_vector)(?:\.weight)?", name)
+        if match is None:
+            raise UserError(f"{path / TENSORS} has {name}, which is no adapter: txtrain reads LoRA and DoRA only")
+        modules[match[1].removeprefix(PREFIX)][match[2]] = tensor
+    for name, parts in modules.items():
+        if not {"A", "B"} <= parts.keys():
+            raise UserError(f"{path / TENSORS} has only a half of the adapter of {name}: restore it")
+    return modules
+
+
+def _part(parts: Mapping[str, Tensor], place: Place, rows: list[int], sizes: tuple[int, int]) -> dict[str, Any]:
+    """Of an adapter of theirs, what belongs to one of our layers: copies, which can be trained apart.
+
+    Raises:
+        RuntimeError: the sizes are not those of the layer.
+    """
+    rule, (size_in, size_out) = replace(place.rule, transposed=False), sizes  # B is (out, r) also where W is (in, out)
+    low, high, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
+    if magnitude is not None:
+        magnitude = rule.to_ours(magnitude, place.part, rows).reshape(size_out).clone()
+    high = rule.to_ours(high, place.part, rows).reshape(size_out, len(low))
+    return {"low": low.reshape(len(low), size_in).clone(), "high": high.clone(), "magnitude": magnitude}
+
+
+def _names(place: Place | None, family: Family) -> Sequence[str]:
+    """Names that their module may have in files: of the model with its head, or of what is under it."""
+    return (place.theirs, place.theirs.removeprefix(family.prefix)) if place else ()
+
+
+def _rows(model: nn.Module, place: Place, heads: int) -> list[int]:
+    """Outputs of each of ours that are side by side in theirs; per head, if they are so in each head."""
+    sizes = [_sizes(model.get_submodule(sibling))[1] for sibling in place.siblings]
+    return [size // heads if place.rule.by_head else size for size in sizes]
+
+
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a layer with an adapter or without."""
+    rows, columns = layer.get_parameter("weight").shape
+    return (rows, columns) if isinstance(layer, nn.Embedding) else (columns, rows)
+
+
+def _joined(model: nn.Module, place: Place, found: Adapter, heads: int) -> Change:
+    """The change of one layer of theirs: of ours, or of several of ours in blocks."""
+    own = [found.get(sibling) for sibling in place.siblings]
+    there = [change for change in own if change is not None]
+    first = there[0]
+    if len(own) == 1:
+        return first
+    low, highs = first.low, [change.high for change in there]
+    alike = all(torch.equal(change.low, low) and change.scale == first.scale for change in there)
+    layers = [model.get_submodule(sibling) for sibling in place.siblings]
+    if not alike or len(there) < len(own):
+        low = torch.cat([change.low for change in there])
+        highs = [low.new_zeros(_sizes(layer)[1], len(low)) for layer in layers]
+        column = 0
+        for change, high in zip(own, highs, strict=True):
+            if change is not None:
+                high[:, column : column + len(change.low)] = change.scale / first.scale * change.high
+                column += len(change.low)
+    rule, rows, magnitude = replace(place.rule, transposed=False), _rows(model, place, heads), None
+    if first.magnitude is not None:
+        lengths = [layer.get_parameter("weight").float().norm(dim=1) for layer in layers]
+        own_magnitudes = [
+            length if change is None or change.magnitude is None else change.magnitude
+            for change, length in zip(own, lengths, strict=True)
+        ]
+        magnitude = rule.to_theirs(own_magnitudes, rows)
+    high = rule.to_theirs(highs, rows)
+    return Change(low=low, high=high, scale=first.scale, magnitude=magnitude, dropout=first.dropout)
+
+
+def _config(changes: Mapping[str, Change], *, rslora: bool) -> dict[str, Any]:
+    """PEFT's settings: the most frequent rank and alpha, and patterns for layers with others."""
+    ranks = {name: len(change.low) for name, change in changes.items()}
+    alphas = {
+        name: round(change.scale * (ranks[name] ** 0.5 if rslora else ranks[name]), 9)
+        for name, change in changes.items()
+    }
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(changes),
+        "use_rslora": rslora,
+        "use_dora": any(change.magnitude is not None for change in changes.values()),
+        "lora_dropout": max(change.dropout for change in changes.values()),
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _of_pattern(pattern: Mapping[str, float], name: str, otherwise: float) -> float:
+    """As PEFT does: the first pattern that the end of the name fits."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), otherwise)
