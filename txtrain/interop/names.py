@@ -1,7 +1,7 @@
 """Names of weights, ours and a family's: which module of theirs holds which of ours, and how."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ class Rule:
         as_row: whether their vector is stored (1, n), as BART's bias of logits is.
         read: names that files may have it under, in the order to look for them. Default: `theirs` alone.
         default: what ours is filled with where files have none of these; an error if None.
+        given: a parameter of ours; the rule is only for models that have it (T5's gated layers have other names).
     """
 
     ours: str | tuple[str, ...]
@@ -36,6 +37,7 @@ class Rule:
     as_row: bool = False
     read: tuple[str, ...] = ()
     default: float | None = None
+    given: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -104,12 +106,19 @@ class Names:
             for part, ours in enumerate(rule.parts)
         ]
 
-    def find(self, ours: str) -> Place | None:
-        """Where our module or parameter of this name is; None if the family has no such thing."""
+    def find(self, ours: str, own: Container[str] = ()) -> Place | None:
+        """Where our module or parameter of this name is; None if the family has no such thing.
+
+        Args:
+            ours: its name.
+            own: names of all parameters of the model.
+        """
         for pattern, rule, part in self._patterns:
             if match := pattern.fullmatch(ours):
                 found = match.groupdict()
                 layer, rest = found.get("layer") or "", found["rest"] or ""
+                if rule.given is not None and rule.given.replace(LAYER, layer) not in own:
+                    continue
                 theirs, *read = [name.replace(LAYER, layer) + rest for name in (rule.theirs, *rule.read)]
                 siblings = tuple(name.replace(LAYER, layer) + rest for name in rule.parts)
                 return Place(rule, part, theirs, siblings, tuple(read) or (theirs,))

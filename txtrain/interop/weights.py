@@ -113,11 +113,11 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
     Raises:
         UserError: the folder lacks a weight, has one too many, or one of another shape.
     """
-    names, used = family.names, set[str]()
+    names, used, taken = family.names, set[str](), set[tuple[str, int]]()
     own = dict(model.named_parameters(remove_duplicate=False))
     filled: dict[int, nn.Parameter] = {}
     for name, parameter in own.items():
-        place = names.find(name)
+        place = names.find(name, own)
         if place is None:
             raise UserError(f"{where}: {family.model_types[0]} has no weight like {name}, which the axes ask for")
         used.update(place.read)
@@ -125,6 +125,9 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
             theirs = next((other for other in place.read if other in weights), None)
             if theirs is not None:
                 whole = weights[theirs]
+                if (theirs, place.part) in taken:  # two of ours must not be one memory
+                    whole = whole.clone()
+                taken.add((theirs, place.part))
             elif place.rule.default is not None:
                 whole = torch.full(parameter.shape, place.rule.default)
             else:

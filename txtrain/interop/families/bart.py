@@ -50,7 +50,9 @@ BARTS_PARTS: tuple[Part, ...] = (
 def barts_rules() -> Iterable[Rule]:
     """Names of BART, all of which Marian has too, but for those that it has no weights of."""
     shared, encoder = "model.shared", "model.encoder.embed_tokens"
-    yield Rule("encoder.embedding.tokens", shared, read=(encoder, shared))
+    either = (encoder, shared)  # a file of unshared vectors may have others under the second, which are not used
+    yield Rule("encoder.embedding.tokens", encoder, read=either, given="decoder.embedding.tokens.weight")
+    yield Rule("encoder.embedding.tokens", shared, read=either)
     yield Rule("decoder.embedding.tokens", "model.decoder.embed_tokens")
     yield Rule("decoder.head.linear.weight", "lm_head.weight")
     yield Rule("decoder.head.linear.bias", "final_logits_bias", as_row=True, default=0.0)

@@ -76,6 +76,13 @@ def berts_body(prefix: str) -> Iterable[Rule]:
     )
 
 
+def bias_of_scores(head: str) -> Iterable[Rule]:
+    """The bias is the head's own if it is tied to the embedding, else its linear layer's."""
+    own, layers = f"{head}.bias", f"{head}.decoder.bias"
+    yield Rule("head.linear.bias", layers, read=(layers, own), given="head.linear.weight")
+    yield Rule("head.linear.bias", own, read=(layers, own))
+
+
 BERTS_PARTS: tuple[Part, ...] = (
     POST_NORM_WITH_BIASES,
     Always({"encoding": "learned", "embedding.norm": True}),
@@ -109,5 +116,5 @@ class Bert(Family):
         Rule("head.transform", "cls.predictions.transform.dense"),
         Rule("head.norm", "cls.predictions.transform.LayerNorm"),
         Rule("head.linear.weight", "cls.predictions.decoder.weight"),
-        Rule("head.linear.bias", "cls.predictions.bias", read=("cls.predictions.decoder.bias", "cls.predictions.bias")),
+        *bias_of_scores("cls.predictions"),
     )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from txtrain.interop.axes import Flat
-from txtrain.interop.families.bert import BERTS_PARTS, MaskedHead, berts_body
+from txtrain.interop.families.bert import BERTS_PARTS, MaskedHead, berts_body, bias_of_scores
 from txtrain.interop.family import Config, Family, Part, look_up
 from txtrain.interop.names import Rule
 from txtrain.model import EncoderWithHead
@@ -39,7 +39,7 @@ class Roberta(Family):
         Rule("head.transform", "lm_head.dense"),
         Rule("head.norm", "lm_head.layer_norm"),
         Rule("head.linear.weight", "lm_head.decoder.weight"),
-        Rule("head.linear.bias", "lm_head.bias", read=("lm_head.decoder.bias", "lm_head.bias")),
+        *bias_of_scores("lm_head"),
     )
 
     def longest(self, config: Config) -> int:

@@ -56,7 +56,8 @@ def t5s_rules() -> Iterable[Rule]:
         ours, theirs = f"{side}.stack.blocks.{{layer}}", f"{side}.block.{{layer}}.layer"
         yield from in_layers(ours, theirs, names)
         plain, gated = (f"{theirs}.{last}.DenseReluDense.{name}" for name in ("wi", "wi_1"))
-        yield Rule(f"{ours}.ffn.up_proj", plain, read=(gated, plain))
+        yield Rule(f"{ours}.ffn.up_proj", gated, given=f"{ours}.ffn.gate_proj.weight")
+        yield Rule(f"{ours}.ffn.up_proj", plain)
 
 
 class T5(Family):
