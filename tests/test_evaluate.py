@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,32 @@ def test_longer_windows_tell_the_loss_beyond_training(folder, evaluate, capsys):
     told = capsys.readouterr().out
     assert "learned cannot read data.seq_len=96: position 95 is outside the table of 32 learned positions" in told
     assert "* beyond the longest sequence in training" in told
+
+
+def test_a_hugging_face_folder_has_the_loss_that_transformers_finds(folder, evaluate, capsys):
+    """Tokens are those of its tokenizer, and windows no longer than its training; it has no data of its own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 24, "initializer_range": 0.5}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=load_trained("rope").tokenizer.vocab_size, **sizes)).eval()
+    model.save_pretrained("gpt2")
+    shutil.copy("rope/tokenizer.json", "gpt2")
+    text = TEXT.read_text()[:100]
+    Path("some.txt").write_text(text)
+    [found] = evaluate("gpt2", "data=text", "data.path=some.txt")
+    tokenizer = load_trained("rope").tokenizer
+    stream = torch.tensor([tokenizer.end_of_text, *tokenizer.encode(text), tokenizer.end_of_text])
+    total = 0.0
+    for start in range(0, 101, 24):
+        window = stream[start : start + 25]
+        total += torch.nn.functional.cross_entropy(
+            model(window[None, :-1]).logits[0], window[1:], reduction="sum"
+        ).item()
+    assert (found["seq_len"], found["tokens"]) == (24, 101)
+    assert found["loss"] == pytest.approx(total / 101, rel=1e-5)
+    evaluate("gpt2", code=1)
+    assert "gpt2 has no data of its own: type data=text data.path=FILE" in capsys.readouterr().err
 
 
 def test_documents_start_the_context_anew(folder, evaluate):
