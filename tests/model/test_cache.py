@@ -32,7 +32,7 @@ VARIANTS = {
         "rope scaling=llama3 factor=2 original_len=8",
     ],
     "norm": ["parallel shared=false", "pre layer=layernorm bias=true"],
-    "attention": ["sliding window=3", "full soft_cap=2 qk_norm=head", "full qk_norm=all bias=true window=5"],
+    "attention": ["sliding window=3", "full soft_cap=2 qk_norm=head", "full qk_norm=all bias=true window=[3,null]"],
 }
 
 
@@ -42,7 +42,8 @@ def options(axis: str) -> list[str]:
 
 def part(axis: str, words: str) -> object:
     name, *overrides = words.split()
-    return instantiate(OmegaConf.merge(OmegaConf.load(CONF / axis / f"{name}.yaml"), OmegaConf.from_dotlist(overrides)))
+    config = OmegaConf.merge(OmegaConf.load(CONF / axis / f"{name}.yaml"), OmegaConf.from_dotlist(overrides))
+    return instantiate(config, _convert_="all")
 
 
 def new_model(
