@@ -37,10 +37,11 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if (path / "config.yaml").is_file():
         axes, tokenizer = _axes_of_run(path), path / "tokenizer.json"
     elif is_folder(path):
-        axes, tokenizer = OmegaConf.create(read_folder(path).axes), path.absolute()
-        if not own_tokenizer and not (path / "tokenizer.json").is_file():
+        imported = read_folder(path)
+        axes, tokenizer = OmegaConf.create(imported.axes), imported.path
+        if not own_tokenizer and not (tokenizer / "tokenizer.json").is_file():
             raise UserError(
-                f"init_from={path} has no tokenizer.json: put it there, or type tokenizer=pretrained "
+                f"init_from={tokenizer} has no tokenizer.json: put it there, or type tokenizer=pretrained "
                 "tokenizer.path=FILE"
             )
     else:
@@ -102,6 +103,18 @@ def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> d
     Raises:
         UserError: the checkpoint is damaged, or its weights are those of another model.
     """
+    model = adapted_model(build_model, checkpoint)
+    check_mergeable(model)
+    merged = {f"{name}.weight": layer.merged_weight().detach() for name, layer in adapters(model)}
+    return {name: value for name, value in (model.state_dict() | merged).items() if not name.endswith(ADAPTER_NAMES)}
+
+
+def adapted_model(build_model: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
+    """The model that `build_model` makes, with the weights in a checkpoint and its run's adapters, not merged.
+
+    Raises:
+        UserError: as `trained_weights`.
+    """
     check_checkpoint(checkpoint)
     run, base = checkpoint.parent.parent, read_state(checkpoint)["base"]
     model = with_trained(build_model, Path(base["path"]))() if base else build_model()
@@ -113,9 +126,7 @@ def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> d
     for path in own_base:
         check_checkpoint(path)
     fill(model, Reader(checkpoint, *own_base), run, frozen.keys() if base else set())
-    check_mergeable(model)
-    merged = {f"{name}.weight": layer.merged_weight().detach() for name, layer in adapters(model)}
-    return {name: value for name, value in (model.state_dict() | merged).items() if not name.endswith(ADAPTER_NAMES)}
+    return model
 
 
 def weights_in(checkpoint: Path) -> set[str]:

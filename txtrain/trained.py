@@ -14,6 +14,7 @@ from txtrain.config import check, newest_run, saved_config, to_plain
 from txtrain.data.tokenizer import Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
+from txtrain.interop.peft import is_adapter
 from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import MODEL_GROUPS, trained_weights, with_weights
 
@@ -66,7 +67,7 @@ def load_trained(
         raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {CHOICES}")
     if (path / "config.yaml").is_file():
         trained = _from_checkpoint(find_best(path))
-    elif (path / "config.json").is_file():
+    elif (path / "config.json").is_file() or is_adapter(path):
         trained = _from_folder(path)
     elif (path.resolve().parent.parent / "config.yaml").is_file():
         trained = _from_checkpoint(path.resolve())
@@ -121,6 +122,7 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
 
 def _from_folder(folder: Path) -> Trained:
     imported = read_folder(folder)
+    folder = imported.path  # of the base, if it is an adapter's folder
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json: save the model's tokenizer there (AutoTokenizer, use_fast)")
     tokenizer = Pretrained(path=str(folder))

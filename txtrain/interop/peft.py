@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ KNOWN: dict[str, tuple[Any, ...]] = {
 
 
 def is_adapter(path: str | Path) -> bool:
-    """Whether this is a folder of PEFT's."""
-    return (Path(path) / CONFIG).is_file()
+    """Whether this is a folder of PEFT's, and no whole model's."""
+    return (Path(path).expanduser() / CONFIG).is_file() and not is_folder(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,17 @@ class Adapted(Imported):
 
     adapter: Path
 
+    def check(self, build_model: Callable[[], nn.Module]) -> None:
+        super().check(build_model)
+        model = self._new(build_model)
+        check_mergeable(model, self._read(model))
+
+    def _read(self, model: nn.Module) -> dict[str, Change]:
+        return read_adapter(self.adapter, model, self.family, heads=self.axes["model"]["num_heads"])
+
     def fill(self, model: nn.Module) -> None:
         super().fill(model)
-        put(model, read_adapter(self.adapter, model, self.family, heads=self.axes["model"]["num_heads"]))
+        put(model, self._read(model))
         check_mergeable(model)
         merged = {name: layer.merged_weight().to(layer.weight.dtype) for name, layer in adapters(model)}
         remove(model)
@@ -118,8 +126,9 @@ def read_adapter(path: Path, model: nn.Module, family: Family, *, heads: int) ->
     config, modules = read_config(path), _read_modules(path)
     result: dict[str, Change] = {}
     used: set[str] = set()
+    own = dict(model.named_parameters())
     for name, layer in model.named_modules():
-        place = family.names.find(name) if isinstance(layer, nn.Linear | nn.Embedding) else None
+        place = family.names.find(name, own) if isinstance(layer, nn.Linear | nn.Embedding) else None
         theirs = next((known for known in _names(place, family) if known in modules), None)
         if place is None or theirs is None:
             continue
@@ -159,9 +168,9 @@ def write_adapter(
     """
     found = taken(model)
     assert found, "the model has no adapters"
-    places: dict[str, Place] = {}
+    places, own = dict[str, Place](), dict(model.named_parameters())
     for name in found:
-        place = family.names.find(name)
+        place = family.names.find(name, own)
         if place is None:
             raise UserError(f"{family.model_types[0]} has no layer like {name}: leave it out of lora.targets")
         places[place.theirs] = place

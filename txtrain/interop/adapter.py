@@ -1,0 +1,73 @@
+"""`txtrain export MODEL FOLDER --adapter`: a run's adapters as PEFT's folder, read again before it gets its name."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from txtrain.config import saved_config
+from txtrain.errors import UserError
+from txtrain.interop.folder import Imported, is_folder, read_folder
+from txtrain.interop.peft import TENSORS, read_adapter, write_adapter
+from txtrain.model.lora.exchange import put
+from txtrain.saving import PARTIAL, read_state
+from txtrain.start import adapted_model, find_trained
+
+TOKENS = 16
+
+
+def export_adapter(path: str | Path, folder: Path) -> None:
+    """Writes the adapters of a run, or of one of its checkpoints, that adapts a Hugging Face model.
+
+    Raises:
+        UserError: there are none, or they are not all of what the run has changed.
+    """
+    path = Path(path).expanduser().absolute()
+    checkpoint = find_trained(path) if (path / "config.yaml").is_file() else path.resolve()
+    config = saved_config(checkpoint.parent.parent)
+    lora = instantiate(config.lora, _convert_="all")
+    if not lora.rank:
+        raise UserError(f"{path} has no adapters (lora.rank=0): leave out --adapter")
+    if lora.merge_every:
+        raise UserError(f"{path} has merged adapters into its weights, so they say not all: leave out --adapter")
+    base = (read_state(checkpoint)["base"] or {}).get("path", config.init_from)
+    if not base or not is_folder(base):
+        raise UserError(f"{path} adapts {base or 'random weights'}, no Hugging Face folder: leave out --adapter")
+    imported = read_folder(base)
+    new_model = _new_model(imported)
+    model = adapted_model(new_model, checkpoint)
+    unfinished = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    heads = imported.axes["model"]["num_heads"]
+    names = {"base": imported.path, "rslora": lora.variant == "rslora"}
+    try:
+        write_adapter(unfinished, model, imported.family, heads=heads, **names)
+        read = imported.build(new_model)
+        put(read, read_adapter(unfinished, read, imported.family, heads=heads))
+        _compare(model, read, imported.vocab_size)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another folder") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    print(f"{folder}: adapter of {imported.path}, {(folder / TENSORS).stat().st_size / 1e6:.1f} MB, read again: equal")
+
+
+def _new_model(imported: Imported) -> partial[nn.Module]:
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    sizes = {"shape": parts.pop("model"), "vocab_size": imported.vocab_size, "max_len": imported.max_len}
+    return partial(imported.family.model_class, **sizes, **parts)
+
+
+@torch.no_grad()
+def _compare(written: nn.Module, read: nn.Module, vocab_size: int) -> None:
+    """Raises unless both give the same logits."""
+    tokens = torch.randint(vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    inputs = (tokens, tokens) if hasattr(written, "encoder") else (tokens,)
+    logits = [model.eval()(*inputs).float() for model in (written, read)]
+    difference = (logits[0] - logits[1]).abs().max() / logits[0].abs().max()
+    if not difference < 1e-3:
+        raise UserError(f"the adapter was read again and gives other logits (by {difference:.1e}): please report this")
