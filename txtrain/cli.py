@@ -5,6 +5,7 @@ Imports are inside the functions: PyTorch and Lightning take seconds, which a mi
 
 import inspect
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -102,7 +103,10 @@ def generate(arguments: Sequence[str]) -> int:
     """Write text with a trained model: txtrain generate MODEL "prompt"."""
     from txtrain.generate.command import generate
 
-    generate(arguments)
+    try:
+        generate(arguments)
+    except BrokenPipeError:  # who reads the text has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its end
     return 0
 
 
@@ -114,11 +118,20 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained model as a Hugging Face folder: txtrain export MODEL FOLDER."""
+    from txtrain.interop.export import export
+
+    export(arguments)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "audit": audit,
     "generate": generate,
     "eval": evaluate,
+    "export": export,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.interop.random_folders import write_folder, write_tokenizer
+from tests.interop.random_folders import read, write_folder, write_tokenizer
 from txtrain.cli import main
 from txtrain.trained import load_trained
 
@@ -60,16 +60,32 @@ def error_of(capsys, *overrides):
     return error
 
 
-@pytest.mark.parametrize("lora", ["lora.rank=0", "lora.rank=2"])
+@pytest.mark.parametrize(
+    "words",
+    ["lora.rank=0", "lora.rank=2", "strategy=fsdp lora.rank=2", "strategy=deepspeed_zero3 lora.rank=2"],
+)
 @torch.no_grad()
-def test_a_run_from_a_folder_begins_with_its_model(theirs, lora):
-    assert main(["train", *RUN, *STILL, "run_dir=run", lora]) == 0
+def test_a_run_from_a_folder_begins_with_its_model(theirs, words):
+    assert main(["train", *RUN, *STILL, "run_dir=run", *words.split()]) == 0
     tokens = torch.randint(0, 257, (2, 48), generator=torch.Generator().manual_seed(0))
     run = load_trained("run")
     torch.testing.assert_close(run.model(tokens), theirs[1](tokens).logits, rtol=1e-4, atol=1e-4)
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     assert config["model"]["vocab_size"] == 264
     assert config["attention"]["bias"] is False
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="maps of memory are Linux's")
+def test_weights_that_need_no_change_stay_in_the_file(theirs):
+    """So that all processes of a machine share them."""
+    model = read(theirs[0])
+    mapped = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(theirs[0] / "model.safetensors"))
+    ]
+    for name, parameter in model.named_parameters():
+        assert any(start <= parameter.data_ptr() < end for start, end in mapped), name
 
 
 def test_only_adapters_train_and_the_base_is_found_again(capsys):

@@ -93,6 +93,8 @@ class Rotary(Part):
         return flat
 
     def write(self, flat: Flat) -> dict[str, Any]:
+        if flat["encoding"] != "rope":
+            return {}
         scaling = flat.get("encoding.scaling")
         written = {self.theta: flat.get("encoding.theta"), "rope_scaling": None}
         if self.fraction:

@@ -1,0 +1,79 @@
+"""Whether an exported folder computes what the model does: here, and in transformers if that is installed."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from txtrain.errors import UserError
+from txtrain.interop.folder import Imported, read_folder
+from txtrain.model import EncoderDecoder
+from txtrain.trained import Trained
+
+ROWS, LENGTH = 2, 64
+CLOSE = 1e-4  # of the largest logit, in float32
+
+
+@torch.no_grad()
+def compare(trained: Trained, folder: Path) -> str:
+    """How equal the logits are, in words; computed in float32 of the weights as they were written.
+
+    Raises:
+        UserError: they are not equal.
+    """
+    imported = read_folder(folder)
+    tokens = torch.randint(0, imported.vocab_size, (ROWS, min(LENGTH, trained.max_len)))
+    pad = imported.config.get("pad_token_id")
+    tokens[tokens == pad] = 0 if pad else 1  # RoBERTa counts positions of other tokens only
+    expected = logits(trained.model.float(), tokens)
+    readers: dict[str, Callable[[], Tensor]] = {"txtrain": lambda: logits(build(imported), tokens)}
+    if find_spec("transformers"):
+        readers["transformers"] = lambda: their_logits(imported, tokens)
+    furthest = 0.0
+    for name, read in readers.items():
+        distance = float((read() - expected).abs().max() / expected.abs().max())
+        if not distance <= CLOSE:
+            raise UserError(
+                f"the exported model computes other logits in {name} (by {distance:.1e} of the largest), so it was "
+                "removed: this is a mistake in txtrain or in that library"
+            )
+        furthest = max(furthest, distance)
+    missing = "" if len(readers) > 1 else "; pip install transformers to check with it too"
+    return f"logits equal in {' and '.join(readers)} (within {furthest:.0e} of the largest){missing}"
+
+
+def build(imported: Imported) -> nn.Module:
+    """The model of a folder, in float32."""
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    shape = parts.pop("model")
+    new_model = partial(imported.family.model_class, shape=shape, vocab_size=imported.vocab_size, **parts)
+    return imported.build(partial(new_model, max_len=imported.max_len)).eval()
+
+
+def logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    """What our model says of tokens, an encoder-decoder of the same as source and target."""
+    return model(tokens, tokens) if isinstance(model, EncoderDecoder) else model(tokens)
+
+
+def their_logits(imported: Imported, tokens: Tensor) -> Tensor:
+    """What transformers says."""
+    import transformers
+
+    kind: Any = getattr(transformers, imported.config["architectures"][0])
+    inputs = {"input_ids": tokens}
+    if imported.family.model_class is EncoderDecoder:
+        inputs["decoder_input_ids"] = tokens
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers.utils.logging.disable_progress_bar()
+        model = kind.from_pretrained(imported.path, dtype=torch.float32, attn_implementation="eager").eval()
+        output = model(**inputs)
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state

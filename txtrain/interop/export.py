@@ -1,0 +1,220 @@
+"""`txtrain export`: a trained model as a Hugging Face folder, read again and compared before it gets its name."""
+
+import json
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from txtrain.arguments import Parser
+from txtrain.config import saved_config
+from txtrain.data.template import ChatTemplate
+from txtrain.errors import UserError
+from txtrain.interop.axes import GROUPS, to_flat, typed
+from txtrain.interop.check import compare
+from txtrain.interop.families import families
+from txtrain.interop.family import Family
+from txtrain.interop.folder import CONFIG, is_folder, read_folder
+from txtrain.interop.weights import INDEX, SINGLE
+from txtrain.saving import PARTIAL
+from txtrain.trained import Trained, load_trained
+
+DESCRIPTION = """A trained model as a folder for transformers, vLLM and others.
+
+  txtrain export runs/gpt/RUN FOLDER                     the family that expresses the model
+  txtrain export runs/gpt/RUN FOLDER --dtype bfloat16    half the size
+
+MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder; adapters are
+merged. The folder is read again, here and by transformers if that is installed, and appears only if the logits are
+equal."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A tokenizer's and a model's files that we take over as they are.
+TAKEN_OVER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Does what the command line asks for."""
+    options = parse(arguments)
+    folder = Path(options.folder).expanduser()
+    if folder.exists():
+        raise UserError(f"{folder} exists: name a folder that does not")
+    saved = read_folder(options.model).dtype if is_folder(options.model) else torch.float32
+    trained = load_trained(options.model, dtype=DTYPES.get(options.dtype, saved))
+    family = choose_family(trained, options.family)
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write_folder(partial, trained, family, shard_bytes=int(options.shard_gb * 1e9))
+        checked = compare(trained, partial)
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    print(f"{folder}: {family.model_types[0]}, {size / 1e6:.1f} MB, {checked}")
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """The options."""
+    parser = Parser(prog="txtrain export", usage="txtrain export MODEL FOLDER [options]", description=DESCRIPTION)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run, checkpoint or folder")
+    add("folder", metavar="FOLDER", help="where to; it must not exist yet")
+    add("--family", metavar="NAME", help="such as llama (default: the one that expresses the model)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: float32, or the folder's)")
+    add("--shard-gb", type=float, default=5.0, metavar="N", help="most gigabytes of a file (5)")
+    options = parser.parse_args(arguments)
+    if options.shard_gb <= 0:
+        raise UserError(f"--shard-gb is {options.shard_gb}: give a positive number")
+    return options
+
+
+def choose_family(trained: Trained, name: str | None = None) -> Family:
+    """The family that has all axes of a model: the one that was asked for, that it came from, or the first.
+
+    Raises:
+        UserError: there is none; what the nearest one lacks is named.
+    """
+    known = families()
+    if name is not None and name not in known:
+        raise UserError(f"--family {name} is not known: txtrain writes {', '.join(sorted(known))}")
+    candidates = [family for family in known.values() if family.model_class is type(trained.model)]
+    if name is not None:
+        candidates = [known[name]]
+    elif is_folder(trained.folder):
+        own = read_folder(trained.folder).family
+        candidates = [own, *(family for family in candidates if family is not own)]
+    axes = _axes(trained)
+    lacks = [family.lacks(axes) for family in candidates]
+    nearest = min(range(len(lacks)), key=lambda index: len(lacks[index]), default=None)
+    if nearest is None:
+        raise UserError(f"no family that txtrain writes has a model like {type(trained.model).__name__}")
+    if lacks[nearest]:
+        raise UserError(
+            f"{'' if name else 'no family expresses this model: '}{candidates[nearest].model_types[0]}"
+            f"{'' if name else ', the nearest,'} has no counterpart of {typed(lacks[nearest])}"
+        )
+    return candidates[nearest]
+
+
+def write_folder(folder: Path, trained: Trained, family: Family, *, shard_bytes: int) -> None:
+    """Writes config, weights, tokenizer, template and generation settings."""
+    folder.mkdir(parents=True)
+    _write_json(folder / CONFIG, new_config(trained, family))
+    write_weights(folder, trained.model, family, shard_bytes=shard_bytes, heads=trained.axes["model"]["num_heads"])
+    write_tokenizer(folder, trained)
+
+
+def new_config(trained: Trained, family: Family) -> dict[str, Any]:
+    """The whole config.json."""
+    weight = trained.model.get_parameter(next(name for name, _ in trained.model.named_parameters()))
+    config = family.config(_axes(trained))
+    if family.max_len:
+        config.setdefault(family.max_len, _longest(trained))
+    dtype = str(weight.dtype).removeprefix("torch.")
+    # RoBERTa's number of the padding token says where positions begin.
+    return {"vocab_size": _vocab_size(trained.model), "dtype": dtype} | _special_ids(trained) | config
+
+
+def _axes(trained: Trained) -> dict[str, dict[str, Any]]:
+    """The axes, with the length of a table of positions that the data gave it."""
+    axes = {group: dict(trained.axes[group]) for group in GROUPS}
+    if "encoding.max_len" in to_flat(axes) and axes["encoding"].get("max_len") is None:
+        axes["encoding"]["max_len"] = trained.max_len
+    return axes
+
+
+def _longest(trained: Trained) -> int:
+    """The longest sequence that the model or the one that it began as was trained on."""
+    run = trained.folder / "config.yaml"
+    begun = saved_config(trained.folder).init_from if run.is_file() else None
+    return max(trained.max_len, read_folder(begun).max_len if begun and is_folder(begun) else 0)
+
+
+def _vocab_size(model: nn.Module) -> int:
+    return next(module for module in model.modules() if isinstance(module, nn.Embedding)).num_embeddings
+
+
+def _special_ids(trained: Trained) -> dict[str, Any]:
+    ids = sorted(trained.end_tokens)
+    named = trained.tokenizer.named_tokens()
+    found = {
+        f"{name}_id": trained.tokenizer.core.token_to_id(named[name])
+        for name in ("bos_token", "pad_token")
+        if name in named
+    }
+    found |= zip(("decoder_start_token_id", "forced_bos_token_id"), trained.begin, strict=False)
+    return {"bos_token_id": None, "pad_token_id": None} | found | {"eos_token_id": ids[0] if len(ids) == 1 else ids}
+
+
+def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes: int, heads: int) -> None:
+    """Writes the weights, a file at a time, so that no more than one is in memory besides the model."""
+    sizes = dict(_sizes(model, family))
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, size in sizes.items():
+        if shards[-1] and size > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= size
+    tensors, places = their_tensors(model, family, heads=heads), dict[str, str]()
+    for number, names in enumerate(shards, start=1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(dict(islice(tensors, len(names))), folder / file, {"format": "pt"})
+        places |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        _write_json(folder / INDEX, index)
+
+
+def their_tensors(model: nn.Module, family: Family, *, heads: int) -> Iterator[tuple[str, Tensor]]:
+    """Their name and tensor of each weight, made one by one."""
+    names, own = family.names, dict(model.named_parameters())
+    for name in own:
+        place = names.find(name, own)
+        assert place is not None, name
+        if place.part == 0:
+            parts = [own[sibling].detach() for sibling in place.siblings]
+            rows = [len(part) // (heads if place.rule.by_head else 1) for part in parts]
+            # A copy, since safetensors refuses tensors that share memory with others.
+            yield place.theirs, place.rule.to_theirs(parts, rows).cpu().contiguous().clone()
+
+
+def _sizes(model: nn.Module, family: Family) -> Iterator[tuple[str, int]]:
+    names, own = family.names, dict(model.named_parameters())
+    for name in own:
+        place = names.find(name, own)
+        if place is None:
+            raise UserError(f"{family.model_types[0]} has no counterpart of the weight {name}")
+        if place.part == 0:
+            yield place.theirs, sum(own[sibling].nbytes for sibling in place.siblings)
+
+
+def write_tokenizer(folder: Path, trained: Trained) -> None:
+    """Writes the tokenizer, the chat template and generation settings; those of a Hugging Face folder as they are."""
+    trained.tokenizer.save(folder / "tokenizer.json")
+    if is_folder(trained.folder):
+        for name in TAKEN_OVER:
+            if (trained.folder / name).is_file():
+                shutil.copyfile(trained.folder / name, folder / name)
+    else:
+        template = ChatTemplate.of_folder(trained.folder)
+        if template is not None:
+            template.save(folder)
+        special = trained.tokenizer.named_tokens() | (dict(template.special_tokens) if template else {})
+        fast = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": trained.max_len}
+        _write_json(folder / "tokenizer_config.json", {**special, **fast})
+    if not (folder / "generation_config.json").is_file():
+        _write_json(folder / "generation_config.json", _special_ids(trained))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
