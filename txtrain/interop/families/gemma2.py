@@ -18,7 +18,9 @@ class Gemma2(Family):
         Field("model.head_dim", "head_dim", 256),
         Rotary(),
         Windows(every_other=True),
-        Field("attention.scale", "query_pre_attn_scalar", 256, to_ours=lambda x: x**-0.5, to_theirs=lambda x: x**-2),
+        Field(
+            "attention.scale", "query_pre_attn_scalar", 256, to_ours=lambda x: x**-0.5, to_theirs=lambda x: round(x**-2)
+        ),
         Field("attention.soft_cap", "attn_logit_softcapping", 50.0),
         Field("head.soft_cap", "final_logit_softcapping", 30.0),
         Field("norm.eps", "rms_norm_eps", 1e-6),
