@@ -152,7 +152,8 @@ class Windows(Part):
         pattern = window if isinstance(window, list) else [window] * layers
         sizes = {size for size in pattern if size is not None}
         return {
-            "sliding_window": max(sizes, default=None),
+            # transformers makes Gemma 2's mask of a window also if no layer uses it.
+            "sliding_window": max(sizes, default=4096 if self.every_other else None),
             "use_sliding_window": bool(sizes),
             "layer_types": ["full_attention" if size is None else "sliding_attention" for size in pattern],
         }
