@@ -102,13 +102,13 @@ def sentence_piece() -> Tokenizer:
 TOKENIZERS = {"byte_level": byte_level, "sentence_piece": sentence_piece}
 
 
-def make_folder(folder: Path, template: str | None, kind: str = "byte_level") -> Path:
-    """A tokenizer's folder as `transformers` writes it."""
+def make_folder(folder: Path, template: str | None, kind: str = "byte_level", end: str = "</s>") -> Path:
+    """A tokenizer's folder as `transformers` writes it; `end` ends its texts."""
     from transformers import PreTrainedTokenizerFast
 
     core = TOKENIZERS[kind]()
     core.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token=end, unk_token="<unk>")
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return folder
