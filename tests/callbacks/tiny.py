@@ -13,6 +13,7 @@ from txtrain.callbacks import new_callbacks
 from txtrain.callbacks.samples import Samples
 from txtrain.data.loader import EvaluationLoader, StepLoader
 from txtrain.model import Decoder
+from txtrain.model.lora import LoRA
 from txtrain.saving import Save
 from txtrain.strategy import OneDevice
 
@@ -28,6 +29,7 @@ class TinyTask(LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Embedding(VOCABULARY, 16), nn.Dropout(0.3), nn.Linear(16, VOCABULARY))
+        self.lora = LoRA()
         self.tokens_seen = 0
         self.grad_norm: Tensor | None = None
 
