@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 def test_adapters_go_out_to_peft_and_come_in_again(folder):
     """What PiSSA took out of the base is in the adapter: it changes the folder's own weights."""
     expected = load_trained(folder / "run").model(TOKENS)
-    export_adapter(folder / "run", folder / "adapter")
+    assert main(["export", str(folder / "run"), str(folder / "adapter"), "--adapter"]) == 0
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(folder / "adapter").eval()
     torch.testing.assert_close(theirs(TOKENS).logits, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(load_trained(folder / "adapter").model(TOKENS), expected, atol=1e-4, rtol=1e-4)

@@ -16,6 +16,7 @@ from txtrain.arguments import Parser
 from txtrain.config import saved_config
 from txtrain.data.template import ChatTemplate
 from txtrain.errors import UserError
+from txtrain.interop.adapter import export_adapter
 from txtrain.interop.axes import GROUPS, to_flat, typed
 from txtrain.interop.check import compare
 from txtrain.interop.families import families
@@ -29,6 +30,7 @@ DESCRIPTION = """A trained model as a folder for transformers, vLLM and others.
 
   txtrain export runs/gpt/RUN FOLDER                     the family that expresses the model
   txtrain export runs/gpt/RUN FOLDER --dtype bfloat16    half the size
+  txtrain export runs/gpt/RUN FOLDER --adapter           its adapters alone, for peft
 
 MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder; adapters are
 merged. The folder is read again, here and by transformers if that is installed, and appears only if the logits are
@@ -44,6 +46,9 @@ def export(arguments: Sequence[str]) -> None:
     folder = Path(options.folder).expanduser()
     if folder.exists():
         raise UserError(f"{folder} exists: name a folder that does not")
+    if options.adapter:
+        export_adapter(options.model, folder)
+        return
     saved = read_folder(options.model).dtype if is_folder(options.model) else torch.float32
     trained = load_trained(options.model, dtype=DTYPES.get(options.dtype, saved))
     family = choose_family(trained, options.family)
@@ -69,6 +74,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     add("folder", metavar="FOLDER", help="where to; it must not exist yet")
     add("--family", metavar="NAME", help="such as llama (default: the one that expresses the model)")
     add("--dtype", choices=DTYPES, help="of the weights (default: float32, or the folder's)")
+    add("--adapter", action="store_true", help="the run's adapters alone, in PEFT's format")
     add("--shard-gb", type=float, default=5.0, metavar="N", help="most gigabytes of a file (5)")
     options = parser.parse_args(arguments)
     if options.shard_gb <= 0:
