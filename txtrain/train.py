@@ -69,11 +69,11 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         seed_everything(config.seed, verbose=False)
         data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
         data.prepare()
-        build_model: Callable[[], nn.Module] = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
-        model = check_model(config, parts, build_model)
+        untrained = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
+        model = check_model(config, parts, untrained)
         trained = trained_checkpoint(config, checkpoint)
-        if trained and (config.lora.rank or not config.resume):
-            build_model = with_trained(build_model, trained)
+        begins = trained if config.lora.rank or not config.resume else None  # else the checkpoint has all weights
+        build_model = with_trained(untrained, begins) if begins else untrained
     if config.dry_run:
         describe(config, model)
         return None
