@@ -17,7 +17,7 @@ class Shape:
         head_dim: width of a head. Default: `dim / num_heads`.
         ffn_dim: width of the feed-forward layer. Default: `4 * dim`, or the same number of parameters when it is gated.
         dropout: probability of zeroing an element of the embeddings, the attention weights and each sublayer's output.
-        vocab_size: rows of the embedding and the head, if some stand for no token. Default: as many as there are tokens.
+        vocab_size: rows of the embedding and the head, if some stand for no token. Default: one for each token.
     """
 
     dim: int
