@@ -86,7 +86,7 @@ class _Watch(threading.Thread):
     def first_to_fail(self) -> str:
         """Which process ended and how, for one that has lost another; waits until that one has told its error."""
         self._take_over()
-        deadline = time.monotonic() + PATIENCE / 2
+        deadline = time.monotonic() + (2 * PATIENCE if self.children else PATIENCE / 2)
         while time.monotonic() < deadline:
             time.sleep(0.1)
             if self.children and (told := self._dead()):
