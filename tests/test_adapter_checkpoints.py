@@ -100,3 +100,23 @@ def test_frozen_weights_with_no_other_home_are_written_once(folder: Path) -> Non
         f"error: checkpoint {run_dir}/checkpoints/{BASE} cannot be read (it does not exist)"
         in (folder / "output.txt").read_text()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.heavy
+@pytest.mark.parametrize("strategy", [["strategy=fsdp"], ["strategy=deepspeed_zero2"], RUNS["deepspeed_zero3"][1:]])
+def test_merges_are_the_same_whoever_holds_the_weights(folder: Path, strategy: list[str]) -> None:
+    """ReLoRA in shards, resumed between two merges, against the run of one device."""
+    name = strategy[0].partition("=")[2]
+    settings = [*TINY, "lora.rank=4", "lora.merge_every=4", "model.dropout=0", "save.every=6", "save.keep=9"]
+    if not (folder / "merging").exists():
+        finish(folder, "run_dir=merging", *settings, *ONE)
+    finish(folder, f"run_dir={name}", *settings, *TWO, *strategy)
+    forget_the_end(folder / name)
+    finish(folder, f"resume={name}")
+    losses = [[row["train/loss"] for row in rows(folder / run) if "train/loss" in row] for run in ("merging", name)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    merged = "model/stack.blocks.0.attention.q_proj.weight"
+    torch.testing.assert_close(
+        weights(folder / "merging")[merged], weights(folder / name)[merged], atol=1e-5, rtol=1e-4
+    )

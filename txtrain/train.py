@@ -78,7 +78,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         describe(config, model)
         return None
     divide_steps(trainer, data.accumulation(trainer.num_devices * trainer.num_nodes))
-    if config.lora.rank and not config.init_from:
+    if config.lora.rank and not config.init_from and not config.lora.get("merge_every"):
         log.warning(FROM_SCRATCH, config.lora.rank)
 
     if rank == 0 and not config.resume:
