@@ -47,6 +47,12 @@ def test_a_run_starts_from_the_weights_of_another(earlier):
     assert config["encoding"]["max_len"] == 32
 
 
+def test_one_process_trains_with_deepspeed_twice():
+    """DeepSpeed's own process groups end with the first run."""
+    losses = [train(name, *FIRST, "strategy=deepspeed_zero1")["validation_loss"] for name in ("first", "second")]
+    assert losses[0] == losses[1]
+
+
 def test_only_adapters_train_on_a_trained_model():
     first = train("first", *FIRST)
     second = train("second", "init_from=first", "lora.rank=2", "trainer.max_steps=20", "optimizer.lr=1e-2")

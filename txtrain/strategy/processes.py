@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -124,7 +125,9 @@ def _end(child: subprocess.Popen[bytes], *, patience: float) -> None:
 def _leave(environment: dict[str, str]) -> None:
     """Ends the process group, and forgets LOCAL_RANK and the like, by which a next run would think itself a child."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        # DeepSpeed holds groups of its own: what it does not forget here would be a next run's, and no longer there.
+        deepspeed = sys.modules.get("deepspeed.comm")
+        (deepspeed if deepspeed and deepspeed.is_initialized() else dist).destroy_process_group()
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
