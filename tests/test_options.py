@@ -47,7 +47,7 @@ def train(config, steps=20, learning_rate=1e-2):
     parts["checkpointing"].apply(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
     loss, losses = parts["loss"], []
-    loader = StepLoader(data.windows("train"), batch_size=4, micro=4, accumulation=1)
+    loader = StepLoader(data.samples("train"), batch_size=4, micro=4, accumulation=1)
     for _, batch in zip(range(steps), loader, strict=False):
         logits = model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
         objective, _ = loss(logits, batch["targets"])

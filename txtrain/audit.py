@@ -10,10 +10,8 @@ from typing import Any
 from hydra.utils import instantiate
 
 from txtrain.config import check, saved_config, to_plain
-from txtrain.data.language import LanguageData
+from txtrain.data.base import Data, Origin
 from txtrain.data.order import samples_of_step
-from txtrain.data.packing import Windows
-from txtrain.data.rows import RowWindows
 from txtrain.errors import UserError
 from txtrain.printable import one_line
 
@@ -24,7 +22,6 @@ USAGE = """txtrain audit RUN STEP: which samples an optimizer step of a run saw
   --json   for programs: one JSON object
 
 Steps count from 1, as in train.log and metrics.jsonl. It needs no checkpoint and no GPU."""
-TOKENS = 24  # of a sample that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +31,7 @@ class Sample:
     Attributes:
         index: its number.
         token: where in the token file it begins.
-        rows: where its conversations come from, for data=chat.
+        rows: where it comes from: of conversations files and lines, of other data files.
         text: how it begins; with rows each of them.
     """
 
@@ -61,13 +58,13 @@ class Source:
     Attributes:
         state: whether they are still those that the run saw, in words.
         unchanged: whether they are.
-        windows: what the run saw, None where it is lost.
+        there: whether what the run saw can be shown.
     """
 
-    data: LanguageData
+    data: Data
     state: str
     unchanged: bool
-    windows: Windows | RowWindows | None
+    there: bool
 
 
 def audit(arguments: Sequence[str]) -> None:
@@ -119,7 +116,7 @@ def find_source(run: Path, fingerprint: str) -> Source:
     config = to_plain(saved_config(run))
     check(config)
     tokenizer = instantiate(config["tokenizer"], _convert_="all")
-    data: LanguageData = instantiate(config["data"], _convert_="all")(tokenizer=tokenizer, seed=config["seed"])
+    data: Data = instantiate(config["data"], _convert_="all")(tokenizer=tokenizer, seed=config["seed"])
     try:
         now = data.fingerprint()
         state = "unchanged since the run" if now == fingerprint else "changed since the run"
@@ -132,8 +129,8 @@ def find_source(run: Path, fingerprint: str) -> Source:
         data.open(folder)
         state += f"; shown is what the run saw, from {folder}"
     else:
-        return Source(data=data, state=f"{state}, and {folder} is gone: no texts", unchanged=False, windows=None)
-    return Source(data=data, state=state, unchanged=now == fingerprint, windows=data.windows("train"))
+        return Source(data=data, state=f"{state}, and {folder} is gone: no texts", unchanged=False, there=False)
+    return Source(data=data, state=state, unchanged=now == fingerprint, there=True)
 
 
 def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
@@ -145,11 +142,8 @@ def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
 
 
 def new_sample(source: Source, index: int) -> Sample:
-    if source.windows is None:
-        return Sample(index=index, token=None, rows=[], text=None)
-    parts = source.windows.parts(index, TOKENS)
-    texts = [source.data.tokenizer.decode(ids) for _, ids in parts]
-    return Sample(index=index, token=parts[0][0], rows=source.windows.origins(index), text=" | ".join(texts))
+    origin = source.data.origin(index) if source.there else Origin()
+    return Sample(index=index, token=origin.token, rows=list(origin.places), text=origin.text)
 
 
 def tell(step: Step) -> None:
@@ -157,5 +151,5 @@ def tell(step: Step) -> None:
     print(f"step {step.step}  epoch {step.epoch}, positions {step.position} to {last}")
     for sample in step.samples:
         origin = ", ".join(sample.rows) or f"token {sample.token}"
-        text = "" if sample.text is None else f"  from {origin}: {one_line(sample.text)}"
-        print(f"  sample {sample.index}{text}")
+        text = "" if sample.text is None else f": {one_line(sample.text)}"
+        print(f"  sample {sample.index}" + (f"  from {origin}{text}" if sample.rows or text else ""))

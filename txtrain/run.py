@@ -13,7 +13,7 @@ from txtrain.errors import UserError
 from txtrain.launch import find_launch, slurm_job, slurm_restarted
 
 if TYPE_CHECKING:
-    from txtrain.data.language import LanguageData
+    from txtrain.data.base import Data
 
 ENVIRONMENT = "TXTRAIN_RUN_DIR"
 
@@ -64,35 +64,29 @@ class RunDirectory:
                 f"run_dir={self.path} cannot be written: {existing} is not a writable folder, name another run_dir"
             )
 
-    def create(self, config: dict[str, Any], overrides: list[str], data: "LanguageData") -> None:
-        """Makes the folder and writes down what was asked for, the tokenizer, its template, and the data's name."""
+    def create(self, config: dict[str, Any], overrides: list[str], data: "Data") -> None:
+        """Makes the folder and writes down what was asked for, what the model needs of the data, and their name."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
-            data.tokenizer.save(self.path / "tokenizer.json")
-            if template := data.chat_template():
-                template.save(self.path)
+            data.save(self.path)
             (self.path / "data.json").write_text(json.dumps(self._record(data)) + "\n")
         except OSError as error:
             raise UserError(
                 f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"
             ) from error
 
-    def check_data(self, data: "LanguageData") -> None:
+    def check_data(self, data: "Data") -> None:
         """For a run that goes on: says so if the data are others than it began with.
 
         Raises:
-            UserError: they make another tokenizer, so tokens would mean something else to the model.
+            UserError: with these they would mean something else to the model.
         """
         began, now = self._read("data.json"), self._record(data)
-        if began in (None, now):
+        if began is None or all(began[key] == now[key] for key in ("fingerprint", "samples")):
             return
-        if self._read("tokenizer.json") != json.loads(data.tokenizer.core.to_str()):
-            raise UserError(
-                f"resume={self.path}: the data have changed since the run began and make another tokenizer: "
-                "put them back, or start a new run"
-            )
+        data.check_saved(self.path)
         log.warning(
             "The data are not those that the run began with (%s samples then, %s now, or other text): what follows "
             "is no exact continuation. Put them back to have one.",
@@ -106,8 +100,8 @@ class RunDirectory:
         return json.loads(path.read_text()) if path.is_file() else None
 
     @staticmethod
-    def _record(data: "LanguageData") -> dict[str, Any]:
-        return {"fingerprint": data.folder.name, "samples": len(data.windows("train"))}
+    def _record(data: "Data") -> dict[str, Any]:
+        return {"fingerprint": data.fingerprint(), "samples": len(data.samples("train")), "sizes": data.sizes()}
 
     def share(self) -> None:
         """Lets the run's other processes find the folder."""

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from txtrain.data.base import Data
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.lora import parameter_counts
@@ -59,7 +60,9 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         check_numbers(config)
         strategy = new_strategy(config, parts)
         new_model = model_function(parts)
-        check_model(config, parts, partial(new_model, vocab_size=1, max_len=config.data.seq_len))
+        data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
+        check_content(parts["task"].func, data)
+        check_model(config, parts, partial(new_model, **data.sizes()))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:
             run.check_new()
@@ -67,9 +70,8 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         trainer, summary = new_trainer(config, parts, strategy, run.path)
 
         seed_everything(config.seed, verbose=False)
-        data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
         data.prepare()
-        untrained = partial(new_model, vocab_size=data.tokenizer.vocab_size, max_len=data.seq_len)
+        untrained = partial(new_model, **data.sizes())
         model = check_model(config, parts, untrained)
         trained = trained_checkpoint(config, checkpoint)
         begins = trained if config.lora.rank or not config.resume else None  # else the checkpoint has all weights
@@ -120,9 +122,18 @@ def new_strategy(config: DictConfig, parts: Mapping[str, Any]) -> Strategy:
 
 
 def model_function(parts: Mapping[str, Any]) -> Callable[..., nn.Module]:
-    """Makes the task's model from `vocab_size` and `max_len`."""
-    axes = {axis: parts[axis] for axis in ("embedding", "head", "encoding", "norm", "attention", "ffn")}
-    return partial(parts["task"].func.model_class, shape=parts["model"], **axes)
+    """Makes the task's model from the sizes that data give."""
+    task = parts["task"].func
+    return partial(task.model_class, shape=parts["model"], **{group: parts[group] for group in task.model_groups})
+
+
+def check_content(task: type[Task], data: Data) -> None:
+    """Refuses data that the task cannot read."""
+    if data.content != task.content:
+        raise UserError(
+            f"the data are {data.content} ({type(data).__name__}) and the task reads {task.content} "
+            f"({task.__name__}): choose another by data=NAME or task=NAME"
+        )
 
 
 def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Callable[[], nn.Module]) -> nn.Module:

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from tests.callbacks.tiny import Run
-from txtrain.callbacks.progress import duration, short
 from txtrain.logger import setup_logging
+from txtrain.printable import duration, short
 
 
 def output(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:

@@ -24,6 +24,7 @@ class TinyTask(LightningModule):
     """Scores each next token from the token itself, with dropout."""
 
     model_class = Decoder
+    writes_text = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +41,9 @@ class TinyTask(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         self.grad_norm = nn.utils.get_total_norm([weight.grad for weight in self.model.parameters()])
+
+    def length(self, batch: dict[str, Tensor]) -> int:
+        return LENGTH
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(self.model(batch["tokens"]).transpose(1, 2), batch["targets"], reduction="sum")
@@ -89,7 +93,7 @@ class Windows:
     def __len__(self) -> int:
         return 22
 
-    def batch(self, index: Any) -> dict[str, Tensor]:
+    def batch(self, index: Any, epoch: int = 0) -> dict[str, Tensor]:
         rows = torch.as_tensor(index)[:, None]
         tokens = (rows + torch.arange(LENGTH + 1) * (1 + rows % 3)) % VOCABULARY
         targets = torch.where(rows >= 0, tokens[:, 1:], -100)

@@ -63,7 +63,7 @@ def data(folder: Path, **options: Any) -> ChatData:
 
 def rows_of(made: ChatData, split: Any) -> Counter[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The rows of a split, read back from batches: tokens and targets of each document that holds a target."""
-    windows, found = made.windows(split), Counter()
+    windows, found = made.samples(split), Counter()
     batch = windows.batch(np.arange(len(windows)))
     for line in range(len(windows)):
         for number in batch["documents"][line].unique():
@@ -89,15 +89,15 @@ def test_every_row_is_in_one_window_whole_with_the_assistants_tokens_as_targets(
     made = data(folder)
     found = rows_of(made, "train") + rows_of(made, "validation")
     assert found == expected(made, ROWS)
-    assert 1 <= made.windows("validation").told.rows <= 12
+    assert 1 <= made.samples("validation").told.rows <= 12
     for split, tokens in (("train", made.train_tokens), ("validation", made.validation_tokens)):
-        windows = made.windows(split)
+        windows = made.samples(split)
         assert int((windows.batch(np.arange(len(windows)))["targets"] >= 0).sum()) == tokens
-    assert len(made.windows("train")) < made.windows("train").told.rows
+    assert len(made.samples("train")) < made.samples("train").told.rows
 
 
 def test_an_empty_row_of_a_batch_has_no_target(folder: Path) -> None:
-    batch = data(folder).windows("train").batch(np.array([-1, 0]))
+    batch = data(folder).samples("train").batch(np.array([-1, 0]))
     assert (batch["targets"][0] == -100).all() and (batch["targets"][1] >= 0).any()
     assert batch["index"].tolist() == [-1, 0]
 
@@ -120,7 +120,7 @@ def test_packing_fills_windows_and_loses_nothing(seed: int) -> None:
 
 
 def test_a_row_that_is_packed_predicts_what_it_does_alone(folder: Path) -> None:
-    windows = data(folder).windows("train")
+    windows = data(folder).samples("train")
     sizes = ["model.dim=32", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1", "encoding=alibi"]
     with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = hydra.compose("train", overrides=sizes)
@@ -146,7 +146,7 @@ def test_rows_that_are_too_long_are_cut_or_left_out_and_counted(folder: Path) ->
         lost = len(ROWS) - sum(expected(made, ROWS, seq_len).values())
         assert ("left out" in told) == (lost > 0)
         assert not lost or f"; {lost} left out, with no token of the assistant" in told
-        windows = made.windows("validation")
+        windows = made.samples("validation")
         assert made.validation_tokens == (windows.batch(np.arange(len(windows)))["targets"] >= 0).sum()
     dropping = data(folder, seq_len=60, too_long="drop")
     kept = [row for row, length in zip(ROWS, lengths, strict=True) if length - 1 <= 60]
@@ -159,29 +159,29 @@ def test_rows_that_are_too_long_are_cut_or_left_out_and_counted(folder: Path) ->
 def test_the_length_statistics_are_those_of_the_training_rows(folder: Path) -> None:
     made = data(folder)
     lengths = sorted(len(tokens) + 1 for tokens, _ in rows_of(made, "train").elements())
-    told = made.windows("train").told
+    told = made.samples("train").told
     assert (told.rows, told.longest) == (len(lengths), lengths[-1])
     assert told.median == lengths[math.ceil((len(lengths) - 1) * 0.5)]
     assert told.long == lengths[math.ceil((len(lengths) - 1) * 0.95)]
-    assert told.filled == pytest.approx((sum(lengths) - len(lengths)) / (256 * len(made.windows("train"))))
+    assert told.filled == pytest.approx((sum(lengths) - len(lengths)) / (256 * len(made.samples("train"))))
     assert f"{told.median} tokens (median), 95% at most {told.long}, longest {told.longest}" in str(made.details())
 
 
 def test_validation_bytes_are_those_of_the_assistants_text(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "held.jsonl", ROWS[:7])
     made = data(folder, validation_path=str(tmp_path / "held.jsonl"))
-    assert (made.windows("train").told.rows, made.windows("validation").told.rows) == (40, 7)
+    assert (made.samples("train").told.rows, made.samples("validation").told.rows) == (40, 7)
     said = [message for row in ROWS[:7] for message in row["messages"] if message["role"] == "assistant"]
     assert made.validation_bytes == sum(len(f"{message['content']}\n".encode()) for message in said)
     cut = data(folder, validation_path=str(tmp_path / "held.jsonl"), seq_len=40)
-    windows = cut.windows("validation")
+    windows = cut.samples("validation")
     targets = windows.batch(np.arange(len(windows)))["targets"]
     text = cut.tokenizer.decode([token for token in targets[targets >= 0].tolist() if token > 9])
     assert abs(cut.validation_bytes - len(text.encode(errors="ignore"))) <= 4 * len(ROWS)
 
 
 def test_the_order_is_that_of_any_number_of_ranks(folder: Path) -> None:
-    windows = data(folder, seq_len=96).windows("train")
+    windows = data(folder, seq_len=96).samples("train")
     for make in (
         lambda **placed: StepLoader(windows, batch_size=4, seed=3, **placed),
         lambda **placed: EvaluationLoader(
@@ -225,7 +225,7 @@ def test_a_prompt_is_rendered_and_without_one_it_is_the_first_question(folder: P
     made = data(folder)
     asked = made.tokenizer.core.decode(made.prompt("a cat?"), skip_special_tokens=False)
     assert asked.endswith("<|im_start|>user\na cat?<|im_end|>\n<|im_start|>assistant\n")
-    windows = made.windows("validation")
+    windows = made.samples("validation")
     first = next(iter(EvaluationLoader(windows, micro=2, batch_size=4)))
     prompt = made.prompt(None)
     assert prompt == first["tokens"][0, : len(prompt)].tolist()
@@ -237,7 +237,7 @@ def test_text_begins_validation_with_the_window_that_the_loader_begins_with(tmp_
     made = StandardLibrary(tokenizer=Byte(), cache_dir=str(tmp_path), seq_len=32)
     made.documents = lambda: iter([("a", "abcdefgh" * 50), ("b", "ijklmnop" * 50)])
     made.prepare()
-    first = next(iter(EvaluationLoader(made.windows("validation"), micro=2, batch_size=4)))
+    first = next(iter(EvaluationLoader(made.samples("validation"), micro=2, batch_size=4)))
     assert made.prompt(None) == first["tokens"][0, :16].tolist()
     assert made.prompt("hi") == [*b"hi"]
 
@@ -371,7 +371,7 @@ def test_audit_shows_the_rows_that_a_step_saw(here: Path, capsys: Any) -> None:
     made = data(here, seq_len=160)
     lines = (here / "my.jsonl").read_text().splitlines()
     for sample in (sample for step in outcome["steps"] for sample in step["samples"]):
-        batch = made.windows("train").batch(np.array([sample["index"]]))
+        batch = made.samples("train").batch(np.array([sample["index"]]))
         places = [place.rpartition(" line ") for place in sample["rows"]]
         assert {Path(file).name for file, _, _ in places} == {"my.jsonl"}
         texts = sample["text"].split(" | ")

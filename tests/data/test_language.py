@@ -49,7 +49,7 @@ def test_every_document_is_on_one_side_unchanged(folder, tmp_path, tokenizer):
     assert 1 <= len(validation) <= 15
     assert made.validation_bytes == sum(len(text.encode()) for text in validation)
     for split, tokens in (("train", made.train_tokens), ("validation", made.validation_tokens)):
-        windows = made.windows(split)
+        windows = made.samples(split)
         targets = windows.batch(np.arange(len(windows)))["targets"]
         assert int((targets != -100).sum()) == tokens
 

@@ -48,7 +48,7 @@ def fit(tmp_path, folder, *, micro, workers=0, checkpoint=None, **options):
         cache_dir=str(tmp_path / "cache"),
     )
     data.prepare()
-    assert len(data.windows("train")) == 21
+    assert len(data.samples("train")) == 21
     saver = ModelCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     options = {"max_steps": STEPS, "max_epochs": -1} | options
     trainer = Trainer(

@@ -50,7 +50,7 @@ class Ragged:
     def __len__(self):
         return SAMPLES
 
-    def batch(self, index):
+    def batch(self, index, epoch=0):
         index = torch.from_numpy(index)
         start = torch.where(index < 0, 0, index)[:, None]
         sequence = (start * 3 + torch.arange(LENGTH + 1) * (1 + start % 2)) % VOCAB

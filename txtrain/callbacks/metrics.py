@@ -57,7 +57,7 @@ class Metrics(Callback):
         if self.warm is None:
             self.warm = (int(task.tokens_seen), self.clock.seconds)
         if is_log_step(trainer):
-            self.train = self._measure(trainer, task, length=batch["tokens"].size(1))
+            self.train = self._measure(trainer, task, length=task.length(batch))
             self._write(trainer, self.train)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

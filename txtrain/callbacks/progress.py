@@ -11,6 +11,7 @@ from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.steps import is_log_step, new_step
 from txtrain.logger import LOG_ONLY, console
+from txtrain.printable import duration, short
 
 log = logging.getLogger(__name__)
 
@@ -80,18 +81,3 @@ class Progress(Callback):
             per_step = self.clock.seconds / (self._step - self._first)
             parts.append(f"{duration(per_step * (self._total - self._step))} left")
         return "  ".join(parts)
-
-
-def short(number: float) -> str:
-    """12345 → 12.3k."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """3723 → 1:02:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -71,7 +71,7 @@ class Samples(Callback):
             self._write(trainer, task)
 
     def _write(self, trainer: Any, task: Any) -> None:
-        if self.length == 0 or not task.model_class.causal:
+        if self.length == 0 or not task.writes_text:
             return
         data = trainer.datamodule
         prompt = data.prompt(self.prompt)

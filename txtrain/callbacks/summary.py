@@ -15,12 +15,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from txtrain.callbacks.metrics import Metrics, without_nan
-from txtrain.callbacks.progress import duration, short
 from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
-from txtrain.printable import printable
+from txtrain.printable import duration, printable, short
 from txtrain.saving import BEST, LAST, PARTIAL, remove
 from txtrain.signals import Interrupted
 from txtrain.strategy import is_lost
@@ -78,14 +77,13 @@ class Summary(Callback):
             "model": f"{shape['num_layers']} layers, width {shape['dim']}, {shape['num_heads']} heads; "
             f"{short(total)} parameters, {training}",
             "axes": ", ".join(f"{axis} {_option(config[axis])}" for axis in AXES if axis in config),
-            "data": f"{short(data.train_tokens)} tokens to train on, {short(data.validation_tokens)} to validate; "
-            f"vocabulary of {data.tokenizer.vocab_size}",
+            "data": data.description(),
             **data.details(),
-            "batch": f"{data.batch_size} sequences of {data.seq_len} a step: micro-batches of {data.micro(devices)}"
+            "batch": f"{data.batch_size} {data.unit()} a step: micro-batches of {data.micro(devices)}"
             f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
             "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
             "attention": explain_attention(
-                task.model, task.device.type, compute_dtype(trainer.precision), documents=data.packing == "documents"
+                task.model, task.device.type, compute_dtype(trainer.precision), documents=data.documents_apart
             ),
             "device": f"{task.device.type}, precision {trainer.precision}, {type(trainer.strategy).__name__}",
             "optimizer": optimizer_name(trainer.optimizers[0]),
@@ -127,7 +125,7 @@ class Summary(Callback):
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in outcome.items() if value is not None}
-        told = {name: f"{numbers[name]:.4f}" for name in numbers if name.endswith(("loss", "perplexity", "byte"))}
+        told = {name: f"{number:.4f}" for name, number in numbers.items() if name in self._measures()}
         told |= {name: f"{numbers[name]:,}" for name in ("parameters", "trainable_parameters") if name in numbers}
         if "tokens_per_second" in numbers:
             told["tokens_per_second"] = short(numbers["tokens_per_second"])
@@ -141,6 +139,12 @@ class Summary(Callback):
         told |= self._what_next()
         for name, text in told.items():
             log.info("%-20s  %s", name.replace("_", " "), text)
+
+    def _measures(self) -> set[str]:
+        """Numbers of the outcome that say how good the model is."""
+        return {name.replace("/", "_") for name in ("validation/loss", "train/loss")} | {
+            name.removeprefix("validation/") for name in self.metrics.validation
+        }
 
     def _what_next(self) -> dict[str, str]:
         folder = self.run_dir / "checkpoints"

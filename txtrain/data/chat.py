@@ -102,7 +102,7 @@ class ChatData(LanguageData):
                 "data.validation_path=FILE"
             )
 
-    def windows(self, split: Literal["train", "validation"]) -> RowWindows:
+    def samples(self, split: Literal["train", "validation"]) -> RowWindows:
         return self._windows[split]
 
     def prompt(self, text: str | None) -> list[int]:
@@ -133,7 +133,7 @@ class ChatData(LanguageData):
             f"{train.median} tokens (median), 95% at most {train.long}, longest {train.longest}",
             "too long": f"{too_long} of more than data.seq_len={self.seq_len} tokens, {cut}"
             + (f"; {left_out} left out, with no token of the assistant" if left_out else ""),
-            "windows": f"{len(self.windows('train'))} to train on, {train.filled:.0%} full",
+            "windows": f"{len(self.samples('train'))} to train on, {train.filled:.0%} full",
             "chat template": self.chat_template().origin,
         }
 

@@ -1,62 +1,50 @@
 """The LightningDataModule of language: text from a source, tokenized once, packed into windows."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from lightning import LightningDataModule
 from torch import Tensor
 
 from txtrain.data import cache
-from txtrain.data.loader import EvaluationLoader, StepLoader
+from txtrain.data.base import Data, Origin, check_least
 from txtrain.data.order import permute
 from txtrain.data.packing import Windows
 from txtrain.data.rows import RowWindows
 from txtrain.data.split import Document, Split
 from txtrain.data.template import ChatTemplate
-from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
+from txtrain.printable import short
 
 PROMPT_TOKENS = 16  # how much of the validation set is a prompt
+SHOWN_TOKENS = 24  # of the beginning of a sample
 
 
-class LanguageData(LightningDataModule):
+class LanguageData(Data):
     """Windows of tokens for language models; a subclass says where the text comes from.
 
     Args:
-        tokenizer: turns text into tokens; `prepare` trains it if need be.
-        seed: of the order of training windows.
         seq_len: tokens in a window.
         packing: `concat` lets a token see earlier documents in its window, `documents` does not and restarts positions.
-        batch_size: windows per optimizer step, over all devices.
-        micro_batch_size: most windows per device and forward pass. Default: as many as that gives.
         validation_fraction: of the documents that is held out; of the text, where there is one document.
-        num_workers: processes that prepare batches in advance; 0 is enough for a memory map.
-        cache_dir: where tokens are kept.
+        base: as in `Data`; a sample is a window.
     """
+
+    content: ClassVar[str] = "text"
 
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer,
-        seed: int = 0,
         seq_len: int = 256,
         packing: Literal["concat", "documents"] = "concat",
-        batch_size: int = 16,
-        micro_batch_size: int | None = None,
         validation_fraction: float = 0.1,
-        num_workers: int = 0,
-        cache_dir: str = "~/.cache/txtrain",
+        **base: Any,
     ) -> None:
-        super().__init__()
-        sizes = {"seq_len": seq_len, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise UserError(f"data.{name}={size} is too small: set data.{name}=1 or more")
-        if num_workers < 0:
-            raise UserError(f"data.num_workers={num_workers} is negative: set data.num_workers=0 or more")
+        super().__init__(**base)
+        check_least({"seq_len": seq_len}, least=1)
         if not 0 < validation_fraction < 1:
             raise UserError(
                 f"data.validation_fraction={validation_fraction} is not between 0 and 1: "
@@ -64,15 +52,9 @@ class LanguageData(LightningDataModule):
             )
         if packing not in ("concat", "documents"):
             raise UserError(f"data.packing={packing} is unknown: set data.packing=concat or data.packing=documents")
-        self.tokenizer = tokenizer
-        self.seed = seed
         self.seq_len = seq_len
         self.packing: Literal["concat", "documents"] = packing
-        self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size
         self.validation_fraction = validation_fraction
-        self.num_workers = num_workers
-        self.cache_dir = Path(cache_dir).expanduser().absolute()
         self.train_tokens = self.validation_tokens = self.validation_bytes = 0
 
     @abstractmethod
@@ -100,9 +82,39 @@ class LanguageData(LightningDataModule):
         """Any of these ends what the model writes."""
         return frozenset({self.tokenizer.end_of_text})
 
-    def details(self) -> dict[str, str]:
-        """What else is to be told of the data before training, by name."""
-        return {}
+    def sizes(self) -> dict[str, int]:
+        vocab_size = self.tokenizer.vocab_size if self.train_tokens or self.validation_tokens else 1
+        return {"vocab_size": vocab_size, "max_len": self.seq_len}
+
+    def description(self) -> str:
+        tokens = f"{short(self.train_tokens)} tokens to train on, {short(self.validation_tokens)} to validate"
+        return f"{tokens}; vocabulary of {self.tokenizer.vocab_size}"
+
+    @property
+    def documents_apart(self) -> bool:
+        return self.packing == "documents"
+
+    def unit(self) -> str:
+        return f"sequences of {self.seq_len}"
+
+    def save(self, run_dir: Path) -> None:
+        self.tokenizer.save(run_dir / "tokenizer.json")
+        if template := self.chat_template():
+            template.save(run_dir)
+
+    def check_saved(self, run_dir: Path) -> None:
+        path = run_dir / "tokenizer.json"
+        if not path.is_file() or json.loads(path.read_text()) != json.loads(self.tokenizer.core.to_str()):
+            raise UserError(
+                f"resume={run_dir}: the data have changed since the run began and make another tokenizer: "
+                "put them back, or start a new run"
+            )
+
+    def origin(self, index: int) -> Origin:
+        windows = self.samples("train")
+        parts = windows.parts(index, SHOWN_TOKENS)
+        text = " | ".join(self.tokenizer.decode(ids) for _, ids in parts)
+        return Origin(token=parts[0][0], places=windows.origins(index), text=text)
 
     def fingerprint(self) -> str:
         """The name of the tokens: another one for another text, tokenizer or split."""
@@ -157,35 +169,7 @@ class LanguageData(LightningDataModule):
         """The source in the words of the command line."""
         return "the data"
 
-    def micro(self, devices: int) -> int:
-        """Windows per device and forward pass."""
-        share = -(-self.batch_size // devices)
-        return min(self.micro_batch_size or share, share)
-
-    def accumulation(self, devices: int) -> int:
-        """Forward passes per device and optimizer step."""
-        return -(-self.batch_size // (self.micro(devices) * devices))
-
-    def train_dataloader(self) -> StepLoader:
-        trainer = self._trainer()
-        loader = StepLoader(
-            self.windows("train"),
-            batch_size=self.batch_size,
-            micro=self.micro(trainer.world_size),
-            accumulation=self.accumulation(trainer.world_size),
-            seed=self.seed,
-            **self._placement(),
-        )
-        loader.on_resume = self._align
-        return loader
-
-    def val_dataloader(self) -> EvaluationLoader:
-        micro = self.micro(self._trainer().world_size)
-        return EvaluationLoader(
-            self.windows("validation"), micro=micro, batch_size=self.batch_size, **self._placement()
-        )
-
-    def windows(self, split: Literal["train", "validation"]) -> Windows | RowWindows:
+    def samples(self, split: Literal["train", "validation"]) -> Windows | RowWindows:
         """The packed windows of a split."""
         return Windows(
             path=self.folder / f"{split}.bin",
@@ -197,31 +181,5 @@ class LanguageData(LightningDataModule):
 
     def _first_validation(self) -> dict[str, Tensor]:
         """The window that validation begins with, on any number of ranks."""
-        windows = self.windows("validation")
+        windows = self.samples("validation")
         return windows.batch(permute(np.zeros(1, dtype=np.int64), size=len(windows), seed=0, epoch=0))
-
-    def _placement(self) -> dict[str, Any]:
-        trainer = self._trainer()
-        return {
-            "rank": trainer.global_rank,
-            "ranks": trainer.world_size,
-            "num_workers": self.num_workers,
-            "pin_memory": trainer.strategy.root_device.type == "cuda",
-        }
-
-    def _trainer(self) -> Any:
-        assert self.trainer is not None, "loaders are made for a trainer: their shares depend on its devices"
-        return self.trainer
-
-    def _align(self, batch: int) -> None:
-        """On resume, make Lightning's counts of micro-batches, of this epoch and of all, those of this accumulation.
-
-        They differ where the devices or the micro-batch have changed since, or where the run was saved within a step.
-        """
-        trainer = self._trainer()
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        total = trainer.global_step * trainer.accumulate_grad_batches
-        for counts, processed in ((progress.current, batch), (progress.total, total)):
-            shift = processed - counts.processed
-            for name in ("ready", "started", "processed", "completed"):
-                setattr(counts, name, getattr(counts, name) + shift)

@@ -25,8 +25,11 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The samples with these indices, an empty row with no valid target for `PADDING`."""
+    def batch(self, index: NDArray[np.int64], epoch: int = 0) -> Batch:
+        """The samples with these indices, an empty row with no valid target for `PADDING`.
+
+        What is random in a sample follows from its index and the epoch alone; evaluation is epoch 0.
+        """
 
 
 class StepLoader:
@@ -136,7 +139,7 @@ class _Steps(Dataset[list[Batch]]):
         self.epoch = epoch
 
     def __getitem__(self, step: int) -> list[Batch]:
-        batches = [self.samples.batch(rows) for rows in self.rows(self.epoch, step)]
+        batches = [self.samples.batch(rows, self.epoch) for rows in self.rows(self.epoch, step)]
         tokens = torch.stack([(batch["targets"] != IGNORED).sum() for batch in batches]).sum()
         return [batch | {"step_tokens": tokens} for batch in batches]
 

@@ -51,7 +51,7 @@ class Windows:
         # A memory map that travels to a worker by pickling would take the whole file along.
         return {name: value for name, value in self.__dict__.items() if name != "stream"}
 
-    def batch(self, index: NDArray[np.int64]) -> dict[str, Tensor]:
+    def batch(self, index: NDArray[np.int64], epoch: int = 0) -> dict[str, Tensor]:
         """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, and `index` (B,)."""
         stream = self.stream
         place = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)

@@ -141,7 +141,7 @@ class RowWindows:
         # A memory map that travels to a worker by pickling would take the whole file along.
         return {name: value for name, value in self.__dict__.items() if name != "stream"}
 
-    def batch(self, index: NDArray[np.int64]) -> dict[str, Tensor]:
+    def batch(self, index: NDArray[np.int64], epoch: int = 0) -> dict[str, Tensor]:
         """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, and `index` (B,).
 
         What fills up a window is a document of its own.

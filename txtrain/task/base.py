@@ -1,8 +1,7 @@
 """The only LightningModule: builds the model, counts the loss exactly, and validates exactly."""
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from txtrain.errors import UserError
 from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
-from txtrain.model.head import Loss, widest_float
+from txtrain.model.head import IGNORED, Loss, widest_float
 from txtrain.model.lora import LoRA, adapters
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
@@ -43,7 +42,10 @@ class Task(LightningModule):
         seed: of the initial weights.
     """
 
-    model_class: ClassVar[type[nn.Module]]
+    model_class: ClassVar[type[nn.Module]]  # made from a shape, parts by the names of `model_groups`, and sizes of data
+    model_groups: ClassVar[tuple[str, ...]] = ("embedding", "head", "encoding", "norm", "attention", "ffn")
+    content: ClassVar[str] = "text"  # of the samples that it reads
+    writes_text: ClassVar[bool] = False  # token by token
 
     def __init__(
         self,
@@ -113,6 +115,10 @@ class Task(LightningModule):
     ) -> None:
         self.grad_norm = clip_gradients(self, gradient_clip_val)
 
+    def length(self, batch: Batch) -> int:
+        """Of the sequences that the model reads."""
+        return batch["tokens"].size(1)
+
     def flops_per_token(self, length: int) -> float:
         """Multiply-adds ×2 of forward and backward for one token in a sequence of `length` (PaLM, appendix B).
 
@@ -180,21 +186,24 @@ class Task(LightningModule):
     # Validation
 
     def on_validation_epoch_start(self) -> None:
-        self._entropy = torch.zeros((), dtype=widest_float(self.device), device=self.device)
-        self._targets = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._sums: dict[str, Tensor] = {}
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        _, entropy = self.losses(batch)
-        self._entropy += entropy
-        self._targets += (batch["targets"] >= 0).sum()
+        for name, value in self.sums(batch).items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def on_validation_epoch_end(self) -> None:
-        loss = (self._sum_over_ranks(self._entropy) / self._sum_over_ranks(self._targets)).item()
-        self.validation = {f"validation/{name}": value for name, value in self.metrics(loss).items()}
+        sums = {name: self._sum_over_ranks(value).cpu() for name, value in self._sums.items()}
+        self.validation = {f"validation/{name}": value for name, value in self.metrics(sums).items()}
 
-    def metrics(self, loss: float) -> dict[str, float]:
-        """What validation reports, from the mean cross-entropy in nats."""
-        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        """What is counted of a batch of validation, to be added up over all batches and ranks: float64 or int64."""
+        _, entropy = self.losses(batch)
+        return {"entropy": entropy, "targets": (batch["targets"] != IGNORED).sum()}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What validation reports, from what `sums` has counted: among others the mean `loss`, in nats."""
+        return {"loss": (sums["entropy"] / sums["targets"]).item()}
 
     # What goes on
 

@@ -1,0 +1,182 @@
+"""What a task trains on: samples, shared out among devices, and what must be known of them."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from lightning import LightningDataModule
+
+from txtrain.data.loader import EvaluationLoader, Samples, StepLoader
+from txtrain.data.tokenizer import Tokenizer
+from txtrain.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a sample comes from and what it is.
+
+    Attributes:
+        token: where in the file of tokens it begins.
+        places: files, or files and lines.
+        text: how it begins; where it has several parts, each of them.
+    """
+
+    token: int | None = None
+    places: Sequence[str] = ()
+    text: str | None = None
+
+
+class Data(LightningDataModule):
+    """Samples of a task; a subclass says what they are and where they come from.
+
+    Args:
+        tokenizer: turns text into tokens, where there is text.
+        seed: of the order of training samples, and of all that is random in them.
+        batch_size: samples per optimizer step, over all devices.
+        micro_batch_size: most samples per device and forward pass. Default: as many as that gives.
+        num_workers: processes that prepare batches in advance.
+        cache_dir: where what `prepare` makes is kept.
+    """
+
+    content: ClassVar[str]  # of a sample, in a word: a task says what it reads by the same word
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        seed: int = 0,
+        batch_size: int = 16,
+        micro_batch_size: int | None = None,
+        num_workers: int = 0,
+        cache_dir: str = "~/.cache/txtrain",
+    ) -> None:
+        super().__init__()
+        check_least({"batch_size": batch_size, "micro_batch_size": micro_batch_size}, least=1)
+        check_least({"num_workers": num_workers}, least=0)
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.num_workers = num_workers
+        self.cache_dir = Path(cache_dir).expanduser().absolute()
+
+    # What a subclass says
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make or find the samples, and refuse those that could not be trained on.
+
+        Any number of processes may call it at once.
+        """
+
+    @abstractmethod
+    def samples(self, split: Literal["train", "validation"]) -> Samples:
+        """Those of a split, once they are prepared."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Another name for other samples."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """What a model for these samples is made from, as keyword arguments; 1 for what only `prepare` can know."""
+
+    @abstractmethod
+    def description(self) -> str:
+        """How much there is of what, told before training."""
+
+    @abstractmethod
+    def unit(self) -> str:
+        """What a batch counts, such as `sequences of 256`."""
+
+    def details(self) -> dict[str, str]:
+        """What else is to be told before training, by name."""
+        return {}
+
+    @property
+    def documents_apart(self) -> bool:
+        """Whether a sample holds documents that do not see each other."""
+        return False
+
+    def save(self, run_dir: Path) -> None:
+        """Writes down what the trained model will need of the data, such as its tokenizer or the names of classes."""
+
+    def check_saved(self, run_dir: Path) -> None:
+        """For a run that goes on with other samples than it began with.
+
+        Raises:
+            UserError: what `save` wrote means something else now.
+        """
+
+    def origin(self, index: int) -> Origin:
+        """Of a training sample, for who wants to look at it."""
+        return Origin()
+
+    def open(self, folder: Path) -> None:
+        """Work with a folder that `prepare` has made in `cache_dir`, be it of other data."""
+        raise NotImplementedError(f"{type(self).__name__} keeps nothing in {folder}")
+
+    # Loaders
+
+    def micro(self, devices: int) -> int:
+        """Samples per device and forward pass."""
+        share = -(-self.batch_size // devices)
+        return min(self.micro_batch_size or share, share)
+
+    def accumulation(self, devices: int) -> int:
+        """Forward passes per device and optimizer step."""
+        return -(-self.batch_size // (self.micro(devices) * devices))
+
+    def train_dataloader(self) -> StepLoader:
+        trainer = self._trainer()
+        loader = StepLoader(
+            self.samples("train"),
+            batch_size=self.batch_size,
+            micro=self.micro(trainer.world_size),
+            accumulation=self.accumulation(trainer.world_size),
+            seed=self.seed,
+            **self._placement(),
+        )
+        loader.on_resume = self._align
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader:
+        micro = self.micro(self._trainer().world_size)
+        return EvaluationLoader(
+            self.samples("validation"), micro=micro, batch_size=self.batch_size, **self._placement()
+        )
+
+    def _placement(self) -> dict[str, Any]:
+        trainer = self._trainer()
+        return {
+            "rank": trainer.global_rank,
+            "ranks": trainer.world_size,
+            "num_workers": self.num_workers,
+            "pin_memory": trainer.strategy.root_device.type == "cuda",
+        }
+
+    def _trainer(self) -> Any:
+        assert self.trainer is not None, "loaders are made for a trainer: their shares depend on its devices"
+        return self.trainer
+
+    def _align(self, batch: int) -> None:
+        """On resume, make Lightning's counts of micro-batches, of this epoch and of all, those of this accumulation.
+
+        They differ where the devices or the micro-batch have changed since, or where the run was saved within a step.
+        """
+        trainer = self._trainer()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        total = trainer.global_step * trainer.accumulate_grad_batches
+        for counts, processed in ((progress.current, batch), (progress.total, total)):
+            shift = processed - counts.processed
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(counts, name, getattr(counts, name) + shift)
+
+
+def check_least(options: Mapping[str, int | None], *, least: int) -> None:
+    """Refuses numbers of the `data` group that are less than they can be; None is a default."""
+    for name, number in options.items():
+        if number is not None and number < least:
+            raise UserError(f"data.{name}={number} is too small: set data.{name}={least} or more")
