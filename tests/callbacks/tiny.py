@@ -114,8 +114,8 @@ class Letters:
 class TinyData(LightningDataModule):
     """Four steps an epoch, the last of them cut short."""
 
-    packing, seq_len, batch_size, end_tokens = "concat", LENGTH, 6, frozenset({Letters.end_of_text})
-    train_tokens = validation_tokens = 22 * LENGTH
+    seq_len, batch_size, end_tokens = LENGTH, 6, frozenset({Letters.end_of_text})
+    documents_apart = False
 
     def __init__(self, accumulation: int = 1) -> None:
         super().__init__()
@@ -126,6 +126,12 @@ class TinyData(LightningDataModule):
         return (
             self.tokenizer.encode_batch([text])[0] if text else next(iter(self.val_dataloader()))["tokens"][0].tolist()
         )
+
+    def description(self) -> str:
+        return "22 sequences"
+
+    def unit(self) -> str:
+        return f"sequences of {LENGTH}"
 
     def details(self) -> dict[str, str]:
         return {}
