@@ -141,6 +141,7 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
     with torch.device("meta"):
         model = build_model()
         parts["lora"].apply(model, adapt_only=config.init_from is not None)
+        parts["lora"].quantise(model)
         parts["checkpointing"].apply(model)
         parts["optimizer"](model)
     return model

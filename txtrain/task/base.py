@@ -87,7 +87,8 @@ class Task(LightningModule):
             torch.manual_seed(self.seed)
             self.model = self.build_model()
             self.lora.apply(self.model, adapt_only=self.trained is not None)
-        self._identify_base()
+            self._identify_base()
+            self.lora.quantise(self.model)
         self.checkpointing.apply(self.model)
         if self.compile_blocks:
             for module in self.model.modules():

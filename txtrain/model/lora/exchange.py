@@ -49,9 +49,15 @@ def put(model: nn.Module, adapter: Adapter) -> None:
 
 
 def remove(model: nn.Module) -> dict[str, Change]:
-    """Takes the adapters off a model, and returns them; the layers have their own weights again."""
+    """Takes the adapters off a model, and returns them; the layers have their own weights again.
+
+    Raises:
+        ValueError: weights are in 4 bits, which a layer without an adapter cannot use.
+    """
     found = taken(model)
     for name, layer in list(adapters(model)):
+        if not layer.weight.is_floating_point():
+            raise ValueError(f"the weight of {name} is in 4 bits: take adapters off a model before it is quantised")
         size_out, size_in = layer.matrix.shape
         plain: nn.Linear | nn.Embedding
         if isinstance(layer, nn.Embedding):

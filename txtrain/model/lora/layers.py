@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from txtrain.model.lora import nf4
 from txtrain.model.lora.initial import Init, principal
 
 
@@ -64,9 +65,14 @@ class Adapted(nn.Module):
             self.bias.data = self.bias.data.to(dtype)
 
     @property
+    def whole_weight(self) -> Tensor:
+        """The weight as numbers, however it is held."""
+        return self.weight
+
+    @property
     def matrix(self) -> Tensor:
         """W (out, in)."""
-        return self.weight.T if self.transposed else self.weight
+        return self.whole_weight.T if self.transposed else self.whole_weight
 
     def change(self, low: Tensor, high: Tensor) -> Tensor:
         """s · B A, laid out as the weight is, of A and B whole and in float32 at least."""
@@ -75,21 +81,20 @@ class Adapted(nn.Module):
 
     def merged_weight(self) -> Tensor:
         """The weight with the adapter in it, in float32 at least."""
-        return self.weight.to(self._wide) + self.change(self.lora_A, self.lora_B)
+        return self.whole_weight.to(self._wide) + self.change(self.lora_A, self.lora_B)
 
     def merge(self) -> None:
         """Puts the adapter into the weight, for generation and export: not to be trained or saved in this state."""
         assert self.original is None, "merged already"
         with torch.no_grad(), self._without_autocast():
-            self.original = self.weight.clone()
-            self.weight.copy_(self.merged_weight())
+            merged = self.merged_weight()
+            self.original = self.weight.data
+            self.weight.data = merged.to(self.weight.dtype if self.weight.is_floating_point() else self.lora_A.dtype)
 
     def unmerge(self) -> None:
         """Puts back the very weight that was there; subtracting would leave rounding errors."""
         assert self.original is not None, "not merged"
-        with torch.no_grad():
-            self.weight.copy_(self.original)
-        self.original = None
+        self.weight.data, self.original = self.original, None
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={len(self.lora_A)}, scale={self.scale:g}, dropout={self.dropout}"
@@ -128,6 +133,21 @@ class LoRALinear(Adapted, nn.Linear):
         self._adapt(linear, rank=rank, scale=scale, dropout=dropout, b_lr_ratio=b_lr_ratio)
         self._start(init)
 
+    def quantise(self) -> None:
+        """Stores the weight in 4 bits, as a tensor of bytes; for good, what it was is lost."""
+        self.weight.data = nf4.quantise(self.weight.data)
+
+    @property
+    def is_quantised(self) -> bool:
+        return self.weight.dtype == torch.uint8
+
+    @property
+    def whole_weight(self) -> Tensor:
+        """The weight as numbers, however it is held."""
+        if not self.is_quantised:
+            return self.weight
+        return nf4.dequantise(self.weight, self.out_features, self.in_features, self.lora_A.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         y = self._base(x, self.bias)
@@ -135,6 +155,8 @@ class LoRALinear(Adapted, nn.Linear):
 
     def _base(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """W x + b; in the base's own type, which may be narrower than x, since a wider copy of W would be kept."""
+        if self.is_quantised:
+            return nf4.product(x, self.weight, bias, self.out_features)
         if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, bias)
         return F.linear(x.to(self.weight.dtype), self.weight, bias).to(x.dtype)
@@ -210,16 +232,21 @@ class DoRA(Adapted):
     def _lengths(self) -> Tensor:
         """‖V‖ without V, which is as large as W: ‖w + s b A‖² = ‖w‖² + 2 s b (w Aᵀ) + s² b (A Aᵀ) b for a row w, b."""
         with self._without_autocast():
-            dtype = self._wide
+            dtype, matrix = self._wide, self.matrix
             low, high = self.lora_A.to(dtype), self.scale * self.lora_B.to(dtype)
-            square = torch.linalg.vector_norm(self.matrix, dim=1, dtype=dtype).square()
-            across = (self.matrix @ self.lora_A.to(self.weight.dtype).T).to(dtype)
+            square = torch.linalg.vector_norm(matrix, dim=1, dtype=dtype).square()
+            across = (matrix @ self.lora_A.to(matrix.dtype).T).to(dtype)
             square = square + (high * (2 * across + high @ (low @ low.T))).sum(1)
             return square.clamp_min(torch.finfo(dtype).tiny).sqrt()  # a row of zeros stays one
 
 
 class DoRALinear(DoRA, LoRALinear):
     """y = m ⊙ (V x) / ‖V‖ + b."""
+
+    def quantise(self) -> None:
+        """As of every layer; m starts as the lengths of what is left."""
+        super().quantise()
+        self.lora_magnitude.data = self._lengths().to(self.lora_A.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""

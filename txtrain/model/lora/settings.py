@@ -5,16 +5,18 @@ from typing import Literal
 import torch
 from torch import nn
 
+from txtrain.model.lora import nf4
 from txtrain.model.lora.initial import Init
 from txtrain.model.lora.layers import Adapted, DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
-from txtrain.model.lora.merging import adapters, check_mergeable
+from txtrain.model.lora.merging import adapters, check_mergeable, tied
 from txtrain.model.lora.targets import Layers, check_pattern, layers_for, of_pattern
 
 Variant = Literal["lora", "rslora", "dora"]
+IN_4_BITS = "lora.base_dtype=nf4"
 
 
 class LoRA:
-    """Which layers get adapters, and of what kind; `apply` adds them to a built model.
+    """Which layers get adapters, and of what kind; `apply` adds them to a built model, `quantise` then narrows its base.
 
     Args:
         rank: rank r of every adapter; 0 adds none.
@@ -27,7 +29,8 @@ class LoRA:
         variant: lora, rslora (https://arxiv.org/abs/2312.03732) or dora.
         init: how adapters start: with no change (kaiming), or as the main part of the weight (see `principal`).
         b_lr_ratio: learning rate of B as a multiple of A's (LoRA+, https://arxiv.org/abs/2402.12354).
-        base_dtype: the type in which layers with adapters hold their own weight; as it is if None.
+        base_dtype: the type in which layers with adapters hold their own weight; as it is if None. nf4 is of 4 bits
+            (https://arxiv.org/abs/2305.14314) and for linear layers.
         merge_every: optimizer steps from one merge of adapters into their weights to the next, after which they start
             anew (ReLoRA, https://arxiv.org/abs/2307.05695); 0 merges never.
         merge_warmup: steps in which the learning rate rises again after a merge.
@@ -46,7 +49,7 @@ class LoRA:
         variant: Variant = "lora",
         init: Init = "kaiming",
         b_lr_ratio: float = 1.0,
-        base_dtype: Literal["bfloat16", "float32"] | None = None,
+        base_dtype: Literal["bfloat16", "float32", "nf4"] | None = None,
         merge_every: int = 0,
         merge_warmup: int = 10,
     ) -> None:
@@ -55,7 +58,8 @@ class LoRA:
         self.layers = layers
         self.rank_pattern, self.alpha_pattern = rank_pattern or {}, alpha_pattern or {}
         self.init, self.b_lr_ratio = init, b_lr_ratio
-        self.base_dtype: torch.dtype | None = None if base_dtype is None else getattr(torch, base_dtype)
+        self.quantises = base_dtype == "nf4"
+        self.base_dtype: torch.dtype | None = getattr(torch, base_dtype) if base_dtype and not self.quantises else None
         self.merge_every, self.merge_warmup = merge_every, merge_warmup
         self._check()
 
@@ -88,6 +92,11 @@ class LoRA:
                 f"lora.merge_every is {self.merge_every}, which starts adapters anew with no change of the weight: "
                 "leave it out, or set lora.variant=lora lora.init=kaiming"
             )
+        if self.quantises and not self.rank:
+            raise ValueError(f"{IN_4_BITS} holds weights under adapters, and lora.rank=0 adds none: set lora.rank=8")
+        if self.quantises and not self.keeps_base:
+            do = "lora.merge_every=0" if self.merge_every else f"lora.init=kaiming instead of {self.init}"
+            raise ValueError(f"{IN_4_BITS} holds weights that never change: set {do}, or lora.base_dtype=bfloat16")
 
     @property
     def keeps_base(self) -> bool:
@@ -119,11 +128,28 @@ class LoRA:
         self._check_ranks(targeted)
         if not self.keeps_base:
             check_mergeable(model, targeted)
+        if self.quantises:
+            self._check_quantisable(model, targeted, adapt_only)
         if adapt_only:
             model.requires_grad_(False)
         for name, layer in targeted.items():
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, self._adapted(name, layer))
+
+    def quantise(self, model: nn.Module) -> None:
+        """Puts the weights under a model's adapters into 4 bits, if that is asked for.
+
+        Apart from `apply`, so that before it is done they can be identified; and without it, merged as they were.
+
+        Raises:
+            ValueError: bitsandbytes is not installed.
+        """
+        if not self.quantises:
+            return
+        nf4.check_installed()
+        for _, layer in adapters(model):
+            if isinstance(layer, LoRALinear):
+                layer.quantise()
 
     def matches(self, model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
         """The layers that the targets mean, by name."""
@@ -148,6 +174,19 @@ class LoRA:
                     f"lora.init={self.init} takes {self._rank(name)} directions of {name}, which has {most}: set "
                     f"lora.rank={most}, or lora.init=kaiming"
                 )
+
+    def _check_quantisable(
+        self, model: nn.Module, targeted: dict[str, nn.Linear | nn.Embedding], adapt_only: bool
+    ) -> None:
+        if not adapt_only:
+            raise ValueError(f"{IN_4_BITS} is for weights that were trained: name them by init_from=FOLDER")
+        linears = [name for name, layer in targeted.items() if isinstance(layer, nn.Linear)]
+        if not linears:
+            raise ValueError(f"{IN_4_BITS} is for linear layers, and lora.targets has none: set lora.targets=all")
+        for name in tied(model, linears):
+            raise ValueError(
+                f"{IN_4_BITS} cannot hold the weight of {name}, which another layer uses too: leave it out of lora.targets"
+            )
 
 
 def adapted_class(layer: nn.Module, variant: Variant) -> type:
