@@ -50,6 +50,7 @@ def new_model(kind: type = Decoder, *, dropout: float = 0.2, lora: LoRA | None =
     )
     if lora is not None:
         lora.apply(model, adapt_only=True)
+        lora.quantise(model)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at the start, which would hide the gradients of the rest
                 nn.init.normal_(parameter, std=0.1)
@@ -96,5 +97,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "cross-attention": {"kind": EncoderDecoder, "encoding": T5},
     "frozen inputs": {"lora": LoRA(rank=2, dropout=0.2)},
     "dora": {"lora": LoRA(rank=2, variant="dora")},
+    "4 bits": {"lora": LoRA(rank=2, base_dtype="nf4", dropout=0.2)},
     "two streams, cross-attention, adapters": {"kind": EncoderDecoder, "norm": ResiDual, "lora": LoRA(rank=2)},
 }

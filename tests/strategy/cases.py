@@ -22,7 +22,14 @@ CASES = {
     "sgd, activations moved to the CPU": SGD | {"checkpointing": "offload"},
     "adamw, 2 micro-batches, clipped": ADAMW | {"accumulation": 2, "clip": 0.2},
     "adamw, adapters, 2 micro-batches, all blocks recomputed": ADAMW
-    | {"rank": 4, "accumulation": 2, "checkpointing": "full"},
+    | {"lora": {"rank": 4}, "accumulation": 2, "checkpointing": "full"},
+    "adamw, adapters of a base in 4 bits, 2 micro-batches, every second block recomputed": {
+        "optimizer": "adamw",
+        "arguments": {"lr": 0.015, "eps": 1e-3},
+        "lora": {"rank": 8, "base_dtype": "nf4"},
+        "accumulation": 2,
+        "checkpointing": "every_n",
+    },
 }
 STRATEGIES = ["ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload"]
 

@@ -130,7 +130,10 @@ def new_strategy(name):
     return instantiate(node, _convert_="all")
 
 
-def new_task(optimizer, arguments, *, rank=0, checkpointing="none", encoding="Rope", vocab_size=VOCAB, max_len=LENGTH):
+def new_task(
+    optimizer, arguments, *, lora=None, checkpointing="none", encoding="Rope", vocab_size=VOCAB, max_len=LENGTH
+):
+    lora = LoRA(**(lora or {}))
     return CausalLM(
         build_model=partial(
             Decoder,
@@ -144,7 +147,8 @@ def new_task(optimizer, arguments, *, rank=0, checkpointing="none", encoding="Ro
             attention=Attention,
             ffn=GatedFeedForward,
         ),
-        lora=LoRA(rank=rank),
+        lora=lora,
+        trained=Path("random weights") if lora.quantises else None,
         checkpointing=instantiate(yaml.safe_load((CONF / "checkpointing" / f"{checkpointing}.yaml").read_text())),
         optimizer=partial(getattr(optim, optimizer), **arguments),
         schedule=Cosine(warmup=2),
@@ -184,11 +188,11 @@ def new_trainer(*, strategy, ranks, callbacks, accumulation=1, alike=False, firs
     )
 
 
-def fit(*, optimizer, arguments, rank=0, checkpointing="none", clip=None, **options):
+def fit(*, optimizer, arguments, lora=None, checkpointing="none", clip=None, **options):
     """Trains a few steps and returns what happened."""
     record = Record()
     trainer, loader = new_trainer(callbacks=[record], gradient_clip_val=clip, **options)
-    task = new_task(optimizer, arguments, rank=rank, checkpointing=checkpointing)
+    task = new_task(optimizer, arguments, lora=lora, checkpointing=checkpointing)
     trainer.fit(task, train_dataloaders=loader, val_dataloaders=loader)
     names = ("losses", "norms", "rates", "optimizer", "held", "weights")
     return {name: getattr(record, name) for name in names}

@@ -1,7 +1,8 @@
-"""A frozen matrix in 4 bits: QLoRA's NF4 (https://arxiv.org/abs/2305.14314), by the kernels of bitsandbytes.
+"""A frozen matrix in 4 bits: NF4 with double quantisation, by the kernels of bitsandbytes.
 
-64 neighbours of a matrix share a scale, which has 8 bits itself; 256 scales share one of 32, and all of them a mean. All
-of it is one tensor of bytes, so what moves, casts, broadcasts or shards parameters treats it right without knowing it.
+As in QLoRA (https://arxiv.org/abs/2305.14314), 64 neighbours of a matrix share a scale, which has 8 bits itself; 256
+scales share one of 32, and all of them a mean. All of it is one tensor of bytes, so what moves, casts, broadcasts or
+shards parameters treats it right without knowing it.
 """
 
 import importlib.util

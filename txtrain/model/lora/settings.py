@@ -16,7 +16,7 @@ IN_4_BITS = "lora.base_dtype=nf4"
 
 
 class LoRA:
-    """Which layers get adapters, and of what kind; `apply` adds them to a built model, `quantise` then narrows its base.
+    """Which layers get adapters, and of what kind; `apply` adds them to a model, `quantise` then narrows its base.
 
     Args:
         rank: rank r of every adapter; 0 adds none.
@@ -185,7 +185,7 @@ class LoRA:
             raise ValueError(f"{IN_4_BITS} is for linear layers, and lora.targets has none: set lora.targets=all")
         for name in tied(model, linears):
             raise ValueError(
-                f"{IN_4_BITS} cannot hold the weight of {name}, which another layer uses too: leave it out of lora.targets"
+                f"{IN_4_BITS} cannot hold {name}'s weight, which another layer uses too: leave it out of lora.targets"
             )
 
 
