@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from tests.pairwise import pairwise
 from txtrain.config import config_directory, options
 from txtrain.data.loader import StepLoader
+from txtrain.data.order import Shuffled
 from txtrain.train import model_function
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"
@@ -47,7 +48,8 @@ def train(config, steps=20, learning_rate=1e-2):
     parts["checkpointing"].apply(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
     loss, losses = parts["loss"], []
-    loader = StepLoader(data.samples("train"), batch_size=4, micro=4, accumulation=1)
+    samples = data.samples("train")
+    loader = StepLoader(samples, order=Shuffled(size=len(samples), batch_size=4, seed=0), micro=4, accumulation=1)
     for _, batch in zip(range(steps), loader, strict=False):
         logits = model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
         objective, _ = loss(logits, batch["targets"])

@@ -135,8 +135,9 @@ def find_source(run: Path, fingerprint: str) -> Source:
 
 def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
     """What the run's steps saw of `size` samples."""
+    order = source.data.order(source.data.samples("train") if source.there else range(size), seed=source.data.seed)
     for step in steps:
-        found = samples_of_step(step, size=size, batch_size=source.data.batch_size, seed=source.data.seed)
+        found = samples_of_step(order, step)
         samples = [new_sample(source, int(index)) for index in found.samples]
         yield Step(step=step, epoch=found.epoch, position=found.position, samples=samples)
 

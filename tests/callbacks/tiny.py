@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from txtrain.callbacks import new_callbacks
 from txtrain.callbacks.samples import Samples
 from txtrain.data.loader import EvaluationLoader, StepLoader
+from txtrain.data.order import Shuffled
 from txtrain.model import Decoder
 from txtrain.model.lora import LoRA
 from txtrain.saving import Save
@@ -130,20 +131,19 @@ class TinyData(LightningDataModule):
     def description(self) -> str:
         return "22 sequences"
 
-    def unit(self) -> str:
-        return f"sequences of {LENGTH}"
-
     def details(self) -> dict[str, str]:
         return {}
 
-    def micro(self, devices: int) -> int:
-        return 6 // self.steps_of
+    def batch_told(self, devices: int) -> str:
+        return f"6 sequences of {LENGTH} a step: micro-batches of {6 // self.steps_of}"
 
     def train_dataloader(self) -> StepLoader:
-        return StepLoader(Windows(), batch_size=6, micro=6 // self.steps_of, accumulation=self.steps_of)
+        order = Shuffled(size=len(Windows()), batch_size=6, seed=0)
+        return StepLoader(Windows(), order=order, micro=6 // self.steps_of, accumulation=self.steps_of)
 
     def val_dataloader(self) -> EvaluationLoader:
-        return EvaluationLoader(Windows(), micro=11)
+        order = Shuffled(size=len(Windows()), batch_size=11, seed=0)
+        return EvaluationLoader(Windows(), order=order, micro=11, accumulation=1)
 
 
 CONFIG = {

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from txtrain.config import config_directory
 from txtrain.data.chat import ChatData
 from txtrain.data.conversation import new_conversation
 from txtrain.data.loader import EvaluationLoader, StepLoader
+from txtrain.data.order import Shuffled
 from txtrain.data.rows import pack
 from txtrain.data.stdlib import StandardLibrary
 from txtrain.data.tokenizer import BPE, Byte, Pretrained
@@ -180,13 +182,15 @@ def test_validation_bytes_are_those_of_the_assistants_text(folder: Path, tmp_pat
     assert abs(cut.validation_bytes - len(text.encode(errors="ignore"))) <= 4 * len(ROWS)
 
 
+def order(windows: Sized, seed: int = 0) -> Shuffled:
+    return Shuffled(size=len(windows), batch_size=4, seed=seed)
+
+
 def test_the_order_is_that_of_any_number_of_ranks(folder: Path) -> None:
     windows = data(folder, seq_len=96).samples("train")
     for make in (
-        lambda **placed: StepLoader(windows, batch_size=4, seed=3, **placed),
-        lambda **placed: EvaluationLoader(
-            windows, batch_size=4, micro=placed["micro"], **{k: placed[k] for k in ("rank", "ranks")}
-        ),
+        lambda **placed: StepLoader(windows, order=order(windows, seed=3), **placed),
+        lambda **placed: EvaluationLoader(windows, order=order(windows), **placed),
     ):
         one = [batch["index"].tolist() for batch in make(micro=4, accumulation=1, rank=0, ranks=1)]
         two = [make(micro=1, accumulation=2, rank=rank, ranks=2) for rank in (0, 1)]
@@ -226,7 +230,7 @@ def test_a_prompt_is_rendered_and_without_one_it_is_the_first_question(folder: P
     asked = made.tokenizer.core.decode(made.prompt("a cat?"), skip_special_tokens=False)
     assert asked.endswith("<|im_start|>user\na cat?<|im_end|>\n<|im_start|>assistant\n")
     windows = made.samples("validation")
-    first = next(iter(EvaluationLoader(windows, micro=2, batch_size=4)))
+    first = next(iter(EvaluationLoader(windows, order=order(windows), micro=2, accumulation=2)))
     prompt = made.prompt(None)
     assert prompt == first["tokens"][0, : len(prompt)].tolist()
     assert (first["targets"][0, : len(prompt) - 1] == -100).all() and first["targets"][0, len(prompt) - 1] >= 0
@@ -237,7 +241,8 @@ def test_text_begins_validation_with_the_window_that_the_loader_begins_with(tmp_
     made = StandardLibrary(tokenizer=Byte(), cache_dir=str(tmp_path), seq_len=32)
     made.documents = lambda: iter([("a", "abcdefgh" * 50), ("b", "ijklmnop" * 50)])
     made.prepare()
-    first = next(iter(EvaluationLoader(made.samples("validation"), micro=2, batch_size=4)))
+    windows = made.samples("validation")
+    first = next(iter(EvaluationLoader(windows, order=order(windows), micro=2, accumulation=2)))
     assert made.prompt(None) == first["tokens"][0, :16].tolist()
     assert made.prompt("hi") == [*b"hi"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from txtrain.data.loader import EvaluationLoader, StepLoader
-from txtrain.data.order import permute
+from txtrain.data.order import Shuffled, permute
 
 # Python 3.12 and later warn of any fork beside threads; the workers only read a file.
 workers_fork = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -34,7 +34,7 @@ SHARES = [(1, 16, 1), (1, 4, 4), (1, 5, 4), (2, 8, 1), (2, 3, 3), (3, 6, 1), (3,
 
 
 def loaders(size, ranks, micro, accumulation, **options):
-    options = {"batch_size": 16, "seed": 3} | options
+    options = {"order": Shuffled(size=size, batch_size=16, seed=3)} | options
     return [
         StepLoader(Ragged(size), micro=micro, accumulation=accumulation, rank=rank, ranks=ranks, **options)
         for rank in range(ranks)
@@ -132,11 +132,19 @@ def test_iterating_draws_nothing_from_the_global_generator(workers):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def evaluation(size, ranks, micro, batch_size):
+    order, accumulation = Shuffled(size=size, batch_size=batch_size, seed=0), -(-batch_size // (micro * ranks))
+    return [
+        EvaluationLoader(Ragged(size), order=order, micro=micro, accumulation=accumulation, rank=rank, ranks=ranks)
+        for rank in range(ranks)
+    ]
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 12, 13])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("micro", [1, 4])
 def test_evaluation_is_exact_on_any_number_of_ranks(size, ranks, micro):
-    group = [EvaluationLoader(Ragged(size), micro=micro, rank=rank, ranks=ranks) for rank in range(ranks)]
+    group = evaluation(size, ranks, micro, batch_size=micro * ranks)
     seen = [list(loader) for loader in group]
     assert len({len(batches) for batches in seen}) == 1
     assert len(seen[0]) == len(group[0])
@@ -152,13 +160,11 @@ def test_evaluation_is_exact_on_any_number_of_ranks(size, ranks, micro):
 def test_the_first_batches_of_evaluation_are_the_same_samples_on_any_number_of_ranks(ranks, micro):
     """A batch is 7 samples however it is split into micro-batches."""
     steps = -(-7 // (micro * ranks))
-    seen = [
-        list(EvaluationLoader(Ragged(23), micro=micro, batch_size=7, rank=rank, ranks=ranks)) for rank in range(ranks)
-    ]
+    seen = [list(loader) for loader in evaluation(23, ranks, micro, batch_size=7)]
     assert {len(batches) for batches in seen} == {4 * steps}
     for batch in range(4):
         part = slice(batch * steps, (batch + 1) * steps)
         index = torch.cat([micro_batch["index"] for batches in seen for micro_batch in batches[part]])
-        whole = EvaluationLoader(Ragged(23), micro=7)
+        (whole,) = evaluation(23, 1, 7, batch_size=7)
         expected = list(whole)[batch]["index"]
         assert sorted(index[index >= 0].tolist()) == sorted(expected[expected >= 0].tolist())

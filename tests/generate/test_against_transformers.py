@@ -68,25 +68,27 @@ def test_greedy_takes_the_same_tokens_as_transformers(pair, penalty):
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 3.0, -1.0])
 @pytest.mark.parametrize("width", [2, 5])
 def test_beam_search_finds_the_same_tokens_as_transformers(pair, width, length_penalty):
+    """All prompts are searched as one batch, from which each goes when it is done."""
     reference, model = pair
-    lengths = set()
-    for prompt in prompts(1, 4, 8):
-        settings = {"num_beams": width, "length_penalty": length_penalty, "repetition_penalty": 1.1}
-        beams = Beams(
+    settings = {"num_beams": width, "length_penalty": length_penalty, "repetition_penalty": 1.1}
+    texts = [new_text(model, prompt) for prompt in prompts(1, 4, 8)]
+    beams = [
+        Beams(
             width=width,
             limit=NEW,
             ends=lambda tokens: tokens[-1] in ENDS,
             num_ends=len(ENDS),
             length_penalty=length_penalty,
         )
-        text = new_text(model, prompt)
-        found = search(new_reader(model, room=NEW, start=START), text, beams, Sampling(repetition_penalty=1.1))
-        for token in found:
+        for _ in texts
+    ]
+    found = search(new_reader(model, room=NEW, start=START), texts, beams, Sampling(repetition_penalty=1.1))
+    for text, tokens in zip(texts, found, strict=True):
+        for token in tokens:
             text.add(token)
-        assert text.tokens == theirs(reference, prompt, **settings)
-        lengths.add(len(text.tokens))
+        assert text.tokens == theirs(reference, text.prompt, **settings)
     if length_penalty < 1:  # others favour long texts
-        assert min(lengths) < NEW
+        assert min(len(text.tokens) for text in texts) < NEW
 
 
 def test_a_batch_of_prompts_of_different_lengths_gives_what_each_gives_alone(pair):

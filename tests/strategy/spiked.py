@@ -10,13 +10,14 @@ from lightning import Callback
 
 from tests.strategy.worker import BATCH, SAMPLES, main, new_task, new_trainer, whole
 from txtrain.callbacks import spikes
-from txtrain.data.order import samples_of_step
+from txtrain.data.order import Shuffled, samples_of_step
 
-POISON = int(samples_of_step(3, size=SAMPLES, batch_size=BATCH, seed=0).samples[-1])
+ORDER = Shuffled(size=SAMPLES, batch_size=BATCH, seed=0)
+POISON = int(samples_of_step(ORDER, 3).samples[-1])
 
 
 def is_poisoned(step):
-    return POISON in samples_of_step(step, size=SAMPLES, batch_size=BATCH, seed=0).samples
+    return POISON in samples_of_step(ORDER, step).samples
 
 
 def poison(task, factor):

@@ -7,7 +7,7 @@ import torch
 
 from tests.strategy import worker
 from tests.strategy.cases import STRATEGIES, train
-from tests.strategy.spiked import is_poisoned
+from tests.strategy.spiked import ORDER, is_poisoned
 from txtrain.data.loader import StepLoader
 
 pytestmark = pytest.mark.heavy  # tests/test_spikes.py shows it on one process
@@ -28,7 +28,7 @@ def without_the_batch():
     torch.manual_seed(0)
     model = task.model = task.build_model()
     optimizer = task.new_optimizer(model)
-    loader = StepLoader(worker.Ragged(), batch_size=worker.BATCH, micro=worker.BATCH, accumulation=1)
+    loader = StepLoader(worker.Ragged(), order=ORDER, micro=worker.BATCH, accumulation=1)
     weights = [{name: parameter.detach().clone() for name, parameter in model.named_parameters()}]
     while len(weights) <= worker.STEPS:
         step = len(weights)

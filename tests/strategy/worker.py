@@ -19,6 +19,7 @@ from lightning import Callback, Trainer
 
 from txtrain import optim
 from txtrain.data.loader import StepLoader
+from txtrain.data.order import Shuffled
 from txtrain.data.text import TextFiles
 from txtrain.data.tokenizer import Byte
 from txtrain.model import Decoder, Shape
@@ -180,7 +181,7 @@ def new_trainer(*, strategy, ranks, callbacks, accumulation=1, alike=False, firs
     shares = 1 if alike else ranks
     return trainer, StepLoader(
         Ragged(first_position),
-        batch_size=BATCH,
+        order=Shuffled(size=SAMPLES, batch_size=BATCH, seed=0),
         micro=-(-BATCH // (shares * accumulation)),
         accumulation=accumulation,
         rank=0 if alike else int(os.environ.get("LOCAL_RANK", 0)),

@@ -151,8 +151,7 @@ class Spikes(Callback):
         return spike
 
     def _tell(self, trainer: Any, step: int, spike: str) -> None:
-        loader = trainer.train_dataloader
-        seen = samples_of_step(step, size=len(loader.samples), batch_size=loader.batch_size, seed=loader.seed)
+        seen = samples_of_step(trainer.train_dataloader.order, step)
         samples = [str(sample) for sample in seen.samples]
         shown = " ".join(samples[:SHOWN]) + (f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else "")
         command = f"python -m txtrain audit {shlex.quote(str(self.run_dir))} {step}"

@@ -79,7 +79,7 @@ class Summary(Callback):
             "axes": ", ".join(f"{axis} {_option(config[axis])}" for axis in AXES if axis in config),
             "data": data.description(),
             **data.details(),
-            "batch": f"{data.batch_size} {data.unit()} a step: micro-batches of {data.micro(devices)}"
+            "batch": f"{data.batch_told(devices)}"
             f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
             "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
             "attention": explain_attention(

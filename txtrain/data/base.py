@@ -1,7 +1,7 @@
 """What a task trains on: samples, shared out among devices, and what must be known of them."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from lightning import LightningDataModule
 
 from txtrain.data.loader import EvaluationLoader, Samples, StepLoader
+from txtrain.data.order import Order, Shuffled
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 
@@ -120,37 +121,41 @@ class Data(LightningDataModule):
 
     # Loaders
 
-    def micro(self, devices: int) -> int:
-        """Samples per device and forward pass."""
-        share = -(-self.batch_size // devices)
-        return min(self.micro_batch_size or share, share)
+    def order(self, samples: Sized, *, seed: int) -> Order:
+        """Which samples each optimizer step of an epoch sees, and in evaluation each batch."""
+        return Shuffled(size=len(samples), batch_size=self.batch_size, seed=seed)
+
+    def batch_told(self, devices: int) -> str:
+        """What a step sees, in words."""
+        return f"{self.batch_size} {self.unit()} a step: micro-batches of {self.micro(devices)}"
+
+    def micro(self, devices: int) -> int | None:
+        """Samples per device and forward pass; None if that differs from step to step."""
+        return self._micro(devices)
 
     def accumulation(self, devices: int) -> int:
         """Forward passes per device and optimizer step."""
-        return -(-self.batch_size // (self.micro(devices) * devices))
+        return -(-self.batch_size // (self._micro(devices) * devices))
+
+    def _micro(self, devices: int) -> int:
+        share = -(-self.batch_size // devices)
+        return min(self.micro_batch_size or share, share)
 
     def train_dataloader(self) -> StepLoader:
-        trainer = self._trainer()
-        loader = StepLoader(
-            self.samples("train"),
-            batch_size=self.batch_size,
-            micro=self.micro(trainer.world_size),
-            accumulation=self.accumulation(trainer.world_size),
-            seed=self.seed,
-            **self._placement(),
-        )
+        samples = self.samples("train")
+        loader = StepLoader(samples, order=self.order(samples, seed=self.seed), **self._placement())
         loader.on_resume = self._align
         return loader
 
     def val_dataloader(self) -> EvaluationLoader:
-        micro = self.micro(self._trainer().world_size)
-        return EvaluationLoader(
-            self.samples("validation"), micro=micro, batch_size=self.batch_size, **self._placement()
-        )
+        samples = self.samples("validation")
+        return EvaluationLoader(samples, order=self.order(samples, seed=0), **self._placement())
 
     def _placement(self) -> dict[str, Any]:
         trainer = self._trainer()
         return {
+            "micro": self.micro(trainer.world_size),
+            "accumulation": self.accumulation(trainer.world_size),
             "rank": trainer.global_rank,
             "ranks": trainer.world_size,
             "num_workers": self.num_workers,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from txtrain.data.order import permute
+from txtrain.data.order import Order
 from txtrain.data.packing import IGNORED, PADDING
 from txtrain.signals import outlive
 
@@ -35,19 +35,17 @@ class Samples(Protocol):
 class StepLoader:
     """Micro-batches of training, whole optimizer steps at a time.
 
-    Step s of an epoch takes samples [s * batch_size, (s + 1) * batch_size) of the epoch's permutation. Each rank takes
-    an equal contiguous share, filled up with empty rows to `accumulation` micro-batches of `micro` rows, so that every
-    step has one shape, the last of an epoch too. Each micro-batch carries `step_tokens`, the valid targets of this rank
-    in this step.
+    Each rank takes an equal contiguous share of a step's samples, filled up with empty rows to `accumulation`
+    micro-batches of `micro` rows, so that every step has one shape, the last of an epoch too. Each micro-batch carries
+    `step_tokens`, the valid targets of this rank in this step.
 
     Args:
         samples: the training set.
-        batch_size: samples per optimizer step over all ranks.
-        micro: rows of a micro-batch.
+        order: which of them each optimizer step sees.
+        micro: rows of a micro-batch. Default: as few as each step needs, where steps differ in their samples.
         accumulation: micro-batches per optimizer step on each rank.
         rank: this process.
         ranks: number of processes.
-        seed: of the order.
         num_workers: processes that prepare steps in advance; 0 does it here.
         pin_memory: place batches where a GPU copies faster from.
     """
@@ -56,20 +54,18 @@ class StepLoader:
         self,
         samples: Samples,
         *,
-        batch_size: int,
-        micro: int,
+        order: Order,
+        micro: int | None,
         accumulation: int,
         rank: int = 0,
         ranks: int = 1,
-        seed: int = 0,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        assert accumulation * micro * ranks >= batch_size, "a step's samples do not fit into its micro-batches"
-        self.samples, self.batch_size, self.micro, self.accumulation = samples, batch_size, micro, accumulation
-        self.rank, self.ranks, self.seed = rank, ranks, seed
+        self.samples, self.order, self.micro, self.accumulation = samples, order, micro, accumulation
+        self.rank, self.ranks = rank, ranks
         self.num_workers, self.pin_memory = num_workers, pin_memory
-        self.steps = -(-len(samples) // batch_size)
+        self.steps = order.steps
         self.on_resume: Callable[[int], None] | None = None  # told the micro-batch at which a restored epoch goes on
         self._epoch = 0
         self._start = 0  # step at which the next iterator begins
@@ -122,12 +118,13 @@ class StepLoader:
 
     def rows(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Sample indices of this rank's part of a step, (accumulation, micro), `PADDING` where empty."""
-        first = step * self.batch_size
-        count = min(self.batch_size, len(self.samples) - first)
-        mine = np.arange(first + self.rank * count // self.ranks, first + (self.rank + 1) * count // self.ranks)
-        rows = np.full(self.accumulation * self.micro, PADDING, dtype=np.int64)
-        rows[: len(mine)] = permute(mine, size=len(self.samples), seed=self.seed, epoch=epoch)
-        return rows.reshape(self.accumulation, self.micro)
+        found = self.order.samples(epoch, step).samples
+        mine = found[self.rank * len(found) // self.ranks : (self.rank + 1) * len(found) // self.ranks]
+        micro = self.micro or -(-len(found) // (self.ranks * self.accumulation))
+        assert len(mine) <= self.accumulation * micro, "a step's samples do not fit into its micro-batches"
+        rows = np.full(self.accumulation * micro, PADDING, dtype=np.int64)
+        rows[: len(mine)] = mine
+        return rows.reshape(self.accumulation, micro)
 
 
 class _Steps(Dataset[list[Batch]]):
@@ -147,42 +144,17 @@ class _Steps(Dataset[list[Batch]]):
 class EvaluationLoader:
     """Micro-batches of evaluation: each sample exactly once over all ranks, as many batches on each.
 
-    The order is a fixed permutation, so that the first batches (`trainer.limit_val_batches`) are a fair sample.
+    The order is that of epoch 0, so that the first batches (`trainer.limit_val_batches`) are a fair sample.
 
     Args:
         samples: the validation set.
-        micro: rows of a micro-batch, filled up with empty ones.
-        batch_size: samples that all ranks take in one batch, of as many micro-batches as it needs, so that the first
-            batches are the same on any number of ranks. Default: one micro-batch of each rank.
-        rank: this process.
-        ranks: number of processes.
-        num_workers: processes that prepare batches in advance; 0 does it here.
-        pin_memory: place batches where a GPU copies faster from.
+        order: which of them each batch sees, of as many micro-batches on all ranks as it needs, so that the first
+            batches are the same on any number of ranks.
+        rest: as in `StepLoader`.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        *,
-        micro: int,
-        batch_size: int | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        # A batch of all ranks is a step of the training loader, in the order of epoch 0.
-        batch_size = batch_size or micro * ranks
-        self._loader = StepLoader(
-            samples,
-            batch_size=batch_size,
-            micro=micro,
-            accumulation=-(-batch_size // (micro * ranks)),
-            rank=rank,
-            ranks=ranks,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+    def __init__(self, samples: Samples, *, order: Order, **rest: Any) -> None:
+        self._loader = StepLoader(samples, order=order, **rest)
 
     def __len__(self) -> int:
         return len(self._loader)

@@ -6,7 +6,7 @@ position depends on nothing but (seed, epoch, position), and any rank, worker or
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,39 @@ class StepSamples(NamedTuple):
     samples: NDArray[np.int64]
 
 
-def samples_of_step(step: int, *, size: int, batch_size: int, seed: int) -> StepSamples:
-    """What optimizer step 1, 2, ... of a run sees of `size` samples, over all ranks. The last of an epoch is short."""
-    epoch, number = divmod(step - 1, -(-size // batch_size))
-    position = number * batch_size
-    place = np.arange(position, min(position + batch_size, size))
-    return StepSamples(epoch, position, permute(place, size=size, seed=seed, epoch=epoch))
+class Order(Protocol):
+    """Which samples the optimizer steps of an epoch see, over all ranks: a pure function of (epoch, step)."""
+
+    @property
+    def steps(self) -> int:
+        """In every epoch."""
+
+    def samples(self, epoch: int, step: int) -> StepSamples:
+        """What a step of an epoch sees, both counted from 0."""
+
+
+class Shuffled:
+    """Equally many samples in each step, but for the last of an epoch, in an order that each epoch has for itself.
+
+    Args:
+        size: number of samples.
+        batch_size: samples per step.
+        seed: of the order.
+    """
+
+    def __init__(self, *, size: int, batch_size: int, seed: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.steps = -(-size // batch_size)
+
+    def samples(self, epoch: int, step: int) -> StepSamples:
+        position = step * self.batch_size
+        place = np.arange(position, min(position + self.batch_size, self.size))
+        return StepSamples(epoch, position, permute(place, size=self.size, seed=self.seed, epoch=epoch))
+
+
+def samples_of_step(order: Order, step: int) -> StepSamples:
+    """What optimizer step 1, 2, ... of a run sees, over all ranks."""
+    return order.samples(*divmod(step - 1, order.steps))
 
 
 def _feistel(value: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

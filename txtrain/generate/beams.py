@@ -1,10 +1,9 @@
 """Beam search: the likeliest continuation as a whole, rather than token by token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from txtrain.generate.continuation import Continuation
 from txtrain.generate.decode import Reader, started
@@ -47,16 +46,24 @@ class Beams:
         self.ended: list[Hypothesis] = []
         self.length = 0
 
-    def advance(self, log_probabilities: Tensor) -> list[int]:
-        """One token more: log probabilities (running, V) → for each hypothesis that runs now the row it came from."""
+    def advance(self, likeliest: Sequence[Sequence[tuple[int, float]]]) -> list[int]:
+        """One token more.
+
+        Args:
+            likeliest: of each running hypothesis: at least `candidates` tokens that may follow, and their log
+                probabilities, the likeliest first; fewer if there are no more.
+
+        Returns:
+            For each hypothesis that runs now, which one of those before it goes on.
+        """
         self.length += 1
-        so_far = torch.tensor([[beam.score] for beam in self.running], device=log_probabilities.device)
-        total = (so_far + log_probabilities).flatten()
-        best = total.topk(min(self.candidates, total.numel()))
         old, rows = self.running, list[int]()
+        total = [
+            (old[row].score + score, row, token) for row, choices in enumerate(likeliest) for token, score in choices
+        ]
+        best = sorted(total, key=lambda choice: -choice[0])[: self.candidates]
         self.running = []
-        for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
-            row, token = divmod(index, log_probabilities.size(1))
+        for rank, (score, row, token) in enumerate(best):
             tokens = (*old[row].tokens, token)
             if self.length == self.limit or self.ends(tokens):
                 if rank < self.width:
@@ -78,17 +85,33 @@ class Beams:
 
 
 @torch.inference_mode()
-def search(reader: Reader, text: Continuation, beams: Beams, sampling: Sampling) -> tuple[int, ...]:
-    """The tokens of the best continuation, which are not added to the text yet."""
-    logits = started(reader, [text.prompt])
-    seen = sampling.new_seen([text.context], logits.size(-1), logits.device)
+def search(
+    reader: Reader, texts: Sequence[Continuation], beams: Sequence[Beams], sampling: Sampling
+) -> list[tuple[int, ...]]:
+    """The tokens of the best continuation of each text, which are not added to it yet.
+
+    The batch has a row for each hypothesis that runs, those of a text together; a text whose search is done leaves it.
+    """
+    live = list(beams)
+    logits = started(reader, [text.prompt for text in texts])
+    seen = sampling.new_seen([text.context for text in texts], logits.size(-1), logits.device)
     while True:
-        rows = torch.tensor(beams.advance(sampling.penalized(logits.float().log_softmax(-1), seen)))
-        if beams.done:
-            return beams.ended[0].tokens
-        rows = rows.to(logits.device)
-        tokens = torch.tensor([beam.tokens[-1] for beam in beams.running], device=logits.device)
+        found = sampling.penalized(logits.float().log_softmax(-1), seen)
+        best = found.topk(min(max(one.candidates for one in live), found.size(-1)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        likeliest = [list(zip(tokens, scores, strict=True)) for tokens, scores in pairs]
+        rows, first = list[int](), 0
+        for one in live:
+            last = first + len(one.running)
+            going_on = one.advance(likeliest[first:last])
+            rows += [] if one.done else [first + row for row in going_on]
+            first = last
+        live = [one for one in live if not one.done]
+        if not live:
+            return [one.ended[0].tokens for one in beams]
+        kept = torch.tensor(rows, device=logits.device)
+        newest = torch.tensor([beam.tokens[-1] for one in live for beam in one.running], device=logits.device)
         if seen is not None:
-            seen = seen[rows].scatter(1, tokens[:, None], True)
-        reader.select(rows)
-        logits = reader.read(tokens)
+            seen = seen[kept].scatter(1, newest[:, None], True)
+        reader.select(kept)
+        logits = reader.read(newest)

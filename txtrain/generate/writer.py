@@ -1,6 +1,7 @@
 """A trained model that continues prompts, one or a batch of them, sampled or by beam search."""
 
 from collections.abc import Iterator, Sequence, Set
+from functools import partial
 
 import torch
 
@@ -76,23 +77,26 @@ class Writer:
             first: number of the first, by which its seed is chosen.
         """
         if self.beams > 1:
-            yield from ([(text, self._search(text))] for text in texts)
+            yield self._search(texts)
             return
         generators = [self._generator(first + number) for number in range(len(texts))]
         reader = new_reader(self.model, room=max(text.limit for text in texts), start=self.trained.begin)
         yield from decode(reader, texts, sampling=self.sampling, generators=generators)
 
-    def _search(self, text: Continuation) -> str:
-        beams = Beams(
-            width=self.beams,
-            limit=text.limit,
-            ends=lambda tokens: self._ends(text, tokens),
-            num_ends=len(text.end_tokens),
-            length_penalty=self.length_penalty,
-        )
-        reader = new_reader(self.model, room=text.limit, start=self.trained.begin)
-        pieces = [text.add(token) for token in search(reader, text, beams, self.sampling)]
-        return "".join(pieces)
+    def _search(self, texts: Sequence[Continuation]) -> list[tuple[Continuation, str]]:
+        beams = [
+            Beams(
+                width=self.beams,
+                limit=text.limit,
+                ends=partial(self._ends, text),
+                num_ends=len(text.end_tokens),
+                length_penalty=self.length_penalty,
+            )
+            for text in texts
+        ]
+        reader = new_reader(self.model, room=max(text.limit for text in texts), start=self.trained.begin)
+        found = search(reader, texts, beams, self.sampling)
+        return [(text, "".join(map(text.add, tokens))) for text, tokens in zip(texts, found, strict=True)]
 
     def _ends(self, text: Continuation, tokens: tuple[int, ...]) -> bool:
         if tokens[-1] in text.end_tokens:
