@@ -35,11 +35,12 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
     own_tokenizer = any(key.partition(".")[0] == "tokenizer" for key in keys)
     if (path / "config.yaml").is_file():
-        axes, tokenizer = _axes_of_run(path), path / "tokenizer.json"
+        axes, tokenizer, reads_text = _axes_of_run(path), path / "tokenizer.json", True
     elif is_folder(path):
         imported = read_folder(path)
         axes, tokenizer = OmegaConf.create(imported.axes), imported.path
-        if not own_tokenizer and not (tokenizer / "tokenizer.json").is_file():
+        reads_text = imported.family.reads == "tokens"
+        if reads_text and not own_tokenizer and not (tokenizer / "tokenizer.json").is_file():
             raise UserError(
                 f"init_from={tokenizer} has no tokenizer.json: put it there, or type tokenizer=pretrained "
                 "tokenizer.path=FILE"
@@ -51,8 +52,9 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
         )
     for group in MODEL_GROUPS:
         result[group] = axes[group]
-    pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
-    result.tokenizer = OmegaConf.create(pretrained)
+    if reads_text:
+        pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
+        result.tokenizer = OmegaConf.create(pretrained)
     if own_tokenizer:
         result.model.vocab_size = None
     for key in keys:

@@ -11,9 +11,10 @@ from hydra.utils import instantiate
 from torch import nn
 
 from txtrain.config import check, newest_run, saved_config, to_plain
+from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Pretrained, Tokenizer
 from txtrain.errors import UserError
-from txtrain.interop import read_folder
+from txtrain.interop import Imported, read_folder
 from txtrain.interop.peft import is_adapter
 from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import MODEL_GROUPS, trained_weights, with_weights
@@ -25,25 +26,38 @@ class Trained:
 
     Args:
         model: on the device, in the type that was asked for.
-        tokenizer: the one that it was trained with.
+        inputs: what makes its input as it was in training: the tokenizer of text, or `Pixels` of images.
         max_len: the longest sequence that it was trained on.
         axes: the config node of each group that makes the model.
         folder: where the tokenizer's files are.
         end_tokens: any of these ends a text.
         begin: what the decoder of an encoder-decoder begins with.
+        labels: names of those that its head scores, if it scores labels.
     """
 
     model: nn.Module
-    tokenizer: Tokenizer
+    inputs: Tokenizer | Pixels
     max_len: int
     axes: dict[str, dict[str, Any]]
     folder: Path
-    end_tokens: frozenset[int]
+    end_tokens: frozenset[int] = frozenset()
     begin: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that it was trained with.
+
+        Raises:
+            UserError: it reads no text.
+        """
+        if not isinstance(self.inputs, Tokenizer):
+            raise UserError(f"{self.folder} reads images, and this is for text: name a model that reads text")
+        return self.inputs
 
 
 def load_trained(
@@ -112,7 +126,7 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
     )
     return Trained(
         model=with_weights(build_model, trained_weights(build_model, checkpoint)),
-        tokenizer=tokenizer,
+        inputs=tokenizer,
         max_len=max_len,
         axes={group: config[group] for group in MODEL_GROUPS},
         folder=run,
@@ -122,31 +136,45 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
 
 def _from_folder(folder: Path) -> Trained:
     imported = read_folder(folder)
-    folder = imported.path  # of the base, if it is an adapter's folder
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    shape = parts.pop("model")
+    build_model = partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)
+    reading = _images_of(imported) if imported.family.reads == "images" else _text_of(imported)
+    return Trained(
+        model=imported.build(build_model),
+        max_len=imported.max_len,
+        axes=imported.axes,
+        folder=imported.path,  # of the base, if it is an adapter's folder
+        labels=imported.labels,
+        **reading,
+    )
+
+
+def _images_of(imported: Imported) -> dict[str, Any]:
+    """How images become its input."""
+    embedding = imported.axes["embedding"]
+    height, width = embedding["image_size"]
+    return {"inputs": Pixels.of_folder(imported.path, size=(height, width), channels=embedding["channels"])}
+
+
+def _text_of(imported: Imported) -> dict[str, Any]:
+    """Its tokenizer, and the tokens that begin and end a text."""
+    folder, vocab_size = imported.path, imported.sizes["vocab_size"]
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json: save the model's tokenizer there (AutoTokenizer, use_fast)")
     tokenizer = Pretrained(path=str(folder))
     tokenizer.fit()
-    if tokenizer.vocab_size > imported.vocab_size:
+    if tokenizer.vocab_size > vocab_size:
         raise UserError(
-            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens for a model of {imported.vocab_size}: "
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens for a model of {vocab_size}: "
             "restore the one that it was trained with"
         )
-    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
-    shape = parts.pop("model")
-    build_model = partial(
-        imported.family.model_class, shape=shape, vocab_size=imported.vocab_size, max_len=imported.max_len, **parts
-    )
     said = imported.config | _read_json(folder / "generation_config.json")
-    return Trained(
-        model=imported.build(build_model),
-        tokenizer=tokenizer,
-        max_len=imported.max_len,
-        axes=imported.axes,
-        folder=folder,
-        end_tokens=frozenset(_ids(said, "eos_token_id") or [tokenizer.end_of_text]),
-        begin=(*_ids(said, "decoder_start_token_id"), *_ids(said, "forced_bos_token_id")),
-    )
+    return {
+        "inputs": tokenizer,
+        "end_tokens": frozenset(_ids(said, "eos_token_id") or [tokenizer.end_of_text]),
+        "begin": (*_ids(said, "decoder_start_token_id"), *_ids(said, "forced_bos_token_id")),
+    }
 
 
 def _read_json(file: Path) -> dict[str, Any]:

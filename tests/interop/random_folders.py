@@ -44,8 +44,8 @@ def build(imported, max_len=None):
     """Our model of a folder."""
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
     shape = parts.pop("model")
-    new_model = partial(imported.family.model_class, vocab_size=imported.vocab_size, shape=shape, **parts)
-    return imported.build(partial(new_model, max_len=max_len or imported.max_len)).eval()
+    sizes = imported.sizes | ({"max_len": max_len} if max_len else {})
+    return imported.build(partial(imported.family.model_class, shape=shape, **sizes, **parts)).eval()
 
 
 def read(path):

@@ -67,7 +67,7 @@ def ours_of(imported):
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
 
     def build():
-        sizes = {"vocab_size": imported.vocab_size, "max_len": imported.max_len, "shape": parts["model"]}
+        sizes = {"shape": parts["model"], **imported.sizes}
         return imported.family.model_class(**sizes, **{group: parts[group] for group in parts if group != "model"})
 
     return imported.build(build).eval()

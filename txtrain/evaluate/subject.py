@@ -158,7 +158,7 @@ def fixed_tokenizer(trained: Trained) -> Pretrained:
 def check_length(subject: Subject) -> str | None:
     """Why a model cannot read windows so long, if that is so: its encoding may end where training did."""
     model, length = subject.model, subject.data.seq_len
-    x = torch.zeros(1, length, model.embedding.tokens.embedding_dim)
+    x = torch.zeros(1, length, model.stack.encoding.stack.dim)
     try:
         with torch.no_grad():
             model.stack.encoding.embed(x, torch.arange(length)[None])

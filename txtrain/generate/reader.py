@@ -20,7 +20,7 @@ class DecoderReader:
 
     def __init__(self, model: Decoder, *, room: int) -> None:
         self.model, self.room = model, room
-        self.device = model.embedding.tokens.weight.device
+        self.device = next(model.parameters()).device
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         tokens, padding = padded(prompts, device=self.device, left=True)
@@ -48,7 +48,7 @@ class EncoderDecoderReader:
 
     def __init__(self, model: EncoderDecoder, *, room: int, start: Sequence[int]) -> None:
         self.model, self.room, self.first = model, room, list(start)
-        self.device = model.encoder.embedding.tokens.weight.device
+        self.device = next(model.parameters()).device
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         source, padding = padded(prompts, device=self.device, left=False)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
 from txtrain.config import saved_config
 from txtrain.errors import UserError
+from txtrain.interop.check import logits, random_inputs
 from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.peft import TENSORS, read_adapter, write_adapter
 from txtrain.model.lora.exchange import put
@@ -47,7 +48,7 @@ def export_adapter(path: str | Path, folder: Path) -> None:
         write_adapter(unfinished, model, imported.family, heads=heads, **names)
         read = imported.build(new_model)
         put(read, read_adapter(unfinished, read, imported.family, heads=heads))
-        _compare(model, read, imported.vocab_size)
+        _compare(model, read, random_inputs(imported, TOKENS))
         unfinished.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another folder") from error
@@ -58,16 +59,13 @@ def export_adapter(path: str | Path, folder: Path) -> None:
 
 def _new_model(imported: Imported) -> partial[nn.Module]:
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
-    sizes = {"shape": parts.pop("model"), "vocab_size": imported.vocab_size, "max_len": imported.max_len}
-    return partial(imported.family.model_class, **sizes, **parts)
+    return partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)
 
 
 @torch.no_grad()
-def _compare(written: nn.Module, read: nn.Module, vocab_size: int) -> None:
+def _compare(written: nn.Module, read: nn.Module, inputs: Tensor) -> None:
     """Raises unless both give the same logits."""
-    tokens = torch.randint(vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    inputs = (tokens, tokens) if hasattr(written, "encoder") else (tokens,)
-    logits = [model.eval()(*inputs).float() for model in (written, read)]
-    difference = (logits[0] - logits[1]).abs().max() / logits[0].abs().max()
+    ours, again = (logits(model.eval(), inputs).float() for model in (written, read))
+    difference = (ours - again).abs().max() / ours.abs().max()
     if not difference < 1e-3:
         raise UserError(f"the adapter was read again and gives other logits (by {difference:.1e}): please report this")

@@ -20,7 +20,7 @@ Nodes = dict[str, dict[str, Any]]
 
 GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
 # They change what is trained, not what is computed of a trained model.
-UNCOMPARED = ("model.dropout", "model.vocab_size")
+UNCOMPARED = ("model.dropout", "model.vocab_size", "head.dropout")
 
 
 def to_nodes(flat: Flat) -> Nodes:
@@ -58,6 +58,7 @@ def typed(flat: Mapping[str, Any]) -> str:
 
 
 def _worked_out(flat: Flat, *, gated: bool) -> Flat:
+    pairs = [key for key in ("embedding.image_size", "embedding.patch_size") if isinstance(flat.get(key), int)]
     dim, heads, layers = flat["model.dim"], flat["model.num_heads"], flat["model.num_layers"]
     head_dim = flat["model.head_dim"] or dim // heads
     found = {
@@ -66,6 +67,7 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
         "model.head_dim": head_dim,
         "model.ffn_dim": flat["model.ffn_dim"] or inner_width(dim, gated=gated),
         "attention.scale": flat["attention.scale"] or head_dim**-0.5,
+        **{key: [flat[key], flat[key]] for key in pairs},
     }
     window = flat["attention.window"]
     if isinstance(window, list):

@@ -29,13 +29,11 @@ def compare(trained: Trained, folder: Path) -> str:
         UserError: they are not equal.
     """
     imported = read_folder(folder)
-    tokens = torch.randint(0, imported.vocab_size, (ROWS, min(LENGTH, trained.max_len)))
-    pad = imported.config.get("pad_token_id")
-    tokens[tokens == pad] = 0 if pad else 1  # RoBERTa counts positions of other tokens only
-    expected = logits(trained.model.float(), tokens)
-    readers: dict[str, Callable[[], Tensor]] = {"txtrain": lambda: logits(build(imported), tokens)}
+    inputs = random_inputs(imported, min(LENGTH, trained.max_len))
+    expected = logits(trained.model.float(), inputs)
+    readers: dict[str, Callable[[], Tensor]] = {"txtrain": lambda: logits(build(imported), inputs)}
     if find_spec("transformers"):
-        readers["transformers"] = lambda: their_logits(imported, tokens)
+        readers["transformers"] = lambda: their_logits(imported, inputs)
     furthest = 0.0
     for name, read in readers.items():
         distance = float((read() - expected).abs().max() / expected.abs().max())
@@ -53,27 +51,38 @@ def build(imported: Imported) -> nn.Module:
     """The model of a folder, in float32."""
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
     shape = parts.pop("model")
-    new_model = partial(imported.family.model_class, shape=shape, vocab_size=imported.vocab_size, **parts)
-    return imported.build(partial(new_model, max_len=imported.max_len)).eval()
+    return imported.build(partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)).eval()
 
 
-def logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    """What our model says of tokens, an encoder-decoder of the same as source and target."""
-    return model(tokens, tokens) if isinstance(model, EncoderDecoder) else model(tokens)
+def random_inputs(imported: Imported, length: int) -> Tensor:
+    """Tokens (B, length), or images (B, C, height, width), for a model."""
+    draws = torch.Generator().manual_seed(0)
+    if imported.family.reads == "images":
+        embedding = imported.axes["embedding"]
+        return torch.randn(ROWS, embedding["channels"], *embedding["image_size"], generator=draws)
+    tokens = torch.randint(imported.sizes["vocab_size"], (ROWS, length), generator=draws)
+    pad = imported.config.get("pad_token_id")
+    tokens[tokens == pad] = 0 if pad else 1  # RoBERTa counts positions of other tokens only
+    return tokens
 
 
-def their_logits(imported: Imported, tokens: Tensor) -> Tensor:
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What our model says of inputs, an encoder-decoder of the same as source and target."""
+    return model(inputs, inputs) if isinstance(model, EncoderDecoder) else model(inputs)
+
+
+def their_logits(imported: Imported, inputs: Tensor) -> Tensor:
     """What transformers says."""
     import transformers
 
     kind: Any = getattr(transformers, imported.config["architectures"][0])
-    inputs = {"input_ids": tokens}
+    given = {"pixel_values" if imported.family.reads == "images" else "input_ids": inputs}
     if imported.family.model_class is EncoderDecoder:
-        inputs["decoder_input_ids"] = tokens
+        given["decoder_input_ids"] = inputs
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transformers.utils.logging.disable_progress_bar()
         model = kind.from_pretrained(imported.path, dtype=torch.float32, attn_implementation="eager").eval()
-        output = model(**inputs)
+        output = model(**given)
     return output.logits if hasattr(output, "logits") else output.last_hidden_state

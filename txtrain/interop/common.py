@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from txtrain.errors import UserError
-from txtrain.interop.axes import Flat
+from txtrain.interop.axes import Flat, differences
 from txtrain.interop.family import Config, Field, Part, look_up
 from txtrain.interop.names import Rule, in_layers
 
@@ -49,6 +49,33 @@ LLAMA_RULES: tuple[Rule, ...] = (
         },
     ),
 )
+
+
+def label_names(config: Config) -> tuple[str, ...]:
+    """Names of the labels, in the order of their numbers; a file that has none means LABEL_0 and LABEL_1."""
+    names = config.get("id2label") or {number: f"LABEL_{number}" for number in range(config.get("num_labels") or 2)}
+    return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
+@dataclass(frozen=True)
+class Architecture(Part):
+    """The head: the class that the weights were saved from says which.
+
+    Args:
+        heads: what each class of `transformers` means; the first is meant if the file names none.
+    """
+
+    heads: Mapping[str, Flat]
+
+    def read(self, config: Config) -> Flat:
+        name = (config.get("architectures") or [next(iter(self.heads))])[0]
+        if name not in self.heads:
+            raise UserError(f"its architectures say {name}, and txtrain knows {', '.join(self.heads)}")
+        return dict(self.heads[name])
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        found = [name for name, head in self.heads.items() if not differences(head, flat)]
+        return {"architectures": found[:1]} if found else {}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """`txtrain export`: a trained model as a Hugging Face folder, read again and compared before it gets its name."""
 
-import json
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -14,15 +13,17 @@ from torch import Tensor, nn
 
 from txtrain.arguments import Parser
 from txtrain.config import saved_config
-from txtrain.data.template import ChatTemplate
+from txtrain.data.pixels import Pixels
 from txtrain.errors import UserError
 from txtrain.interop.adapter import export_adapter
 from txtrain.interop.axes import GROUPS, to_flat, typed
+from txtrain.interop.beside import said_of_input, write_beside, write_json
 from txtrain.interop.check import compare
 from txtrain.interop.families import families
 from txtrain.interop.family import Family
 from txtrain.interop.folder import CONFIG, is_folder, read_folder
 from txtrain.interop.weights import INDEX, SINGLE
+from txtrain.model.patches import Patches
 from txtrain.saving import PARTIAL
 from txtrain.trained import Trained, load_trained
 
@@ -36,8 +37,6 @@ MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging
 merged. The folder is read again, here and by transformers if that is installed, and appears only if the logits are
 equal."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A tokenizer's and a model's files that we take over as they are.
-TAKEN_OVER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -111,11 +110,11 @@ def choose_family(trained: Trained, name: str | None = None) -> Family:
 
 
 def write_folder(folder: Path, trained: Trained, family: Family, *, shard_bytes: int) -> None:
-    """Writes config, weights, tokenizer, template and generation settings."""
+    """Writes config, weights, and what belongs to them."""
     folder.mkdir(parents=True)
-    _write_json(folder / CONFIG, new_config(trained, family))
+    write_json(folder / CONFIG, new_config(trained, family))
     write_weights(folder, trained.model, family, shard_bytes=shard_bytes, heads=trained.axes["model"]["num_heads"])
-    write_tokenizer(folder, trained)
+    write_beside(folder, trained)
 
 
 def new_config(trained: Trained, family: Family) -> dict[str, Any]:
@@ -126,13 +125,14 @@ def new_config(trained: Trained, family: Family) -> dict[str, Any]:
         config.setdefault(family.max_len, _longest(trained))
     dtype = str(weight.dtype).removeprefix("torch.")
     # RoBERTa's number of the padding token says where positions begin.
-    return {"vocab_size": _vocab_size(trained.model), "dtype": dtype} | _special_ids(trained) | config
+    return {"dtype": dtype} | said_of_input(trained) | config
 
 
 def _axes(trained: Trained) -> dict[str, dict[str, Any]]:
     """The axes, with the length of a table of positions that the data gave it."""
     axes = {group: dict(trained.axes[group]) for group in GROUPS}
-    if "encoding.max_len" in to_flat(axes) and axes["encoding"].get("max_len") is None:
+    table = "encoding.max_len" in to_flat(axes) and not isinstance(trained.inputs, Pixels)
+    if table and axes["encoding"].get("max_len") is None:
         axes["encoding"]["max_len"] = trained.max_len
     return axes
 
@@ -142,22 +142,6 @@ def _longest(trained: Trained) -> int:
     run = trained.folder / "config.yaml"
     begun = saved_config(trained.folder).init_from if run.is_file() else None
     return max(trained.max_len, read_folder(begun).max_len if begun and is_folder(begun) else 0)
-
-
-def _vocab_size(model: nn.Module) -> int:
-    return next(module for module in model.modules() if isinstance(module, nn.Embedding)).num_embeddings
-
-
-def _special_ids(trained: Trained) -> dict[str, Any]:
-    ids = sorted(trained.end_tokens)
-    named = trained.tokenizer.named_tokens()
-    found = {
-        f"{name}_id": trained.tokenizer.core.token_to_id(named[name])
-        for name in ("bos_token", "pad_token")
-        if name in named
-    }
-    found |= zip(("decoder_start_token_id", "forced_bos_token_id"), trained.begin, strict=False)
-    return {"bos_token_id": None, "pad_token_id": None} | found | {"eos_token_id": ids[0] if len(ids) == 1 else ids}
 
 
 def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes: int, heads: int) -> None:
@@ -178,11 +162,12 @@ def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
-        _write_json(folder / INDEX, index)
+        write_json(folder / INDEX, index)
 
 
 def their_tensors(model: nn.Module, family: Family, *, heads: int) -> Iterator[tuple[str, Tensor]]:
     """Their name and tensor of each weight, made one by one."""
+    kernel = next((module.kernel for module in model.modules() if isinstance(module, Patches)), ())
     names, own = family.names, dict(model.named_parameters())
     for name in own:
         place = names.find(name, own)
@@ -191,7 +176,7 @@ def their_tensors(model: nn.Module, family: Family, *, heads: int) -> Iterator[t
             parts = [own[sibling].detach() for sibling in place.siblings]
             rows = [len(part) // (heads if place.rule.by_head else 1) for part in parts]
             # A copy, since safetensors refuses tensors that share memory with others.
-            yield place.theirs, place.rule.to_theirs(parts, rows).cpu().contiguous().clone()
+            yield place.theirs, place.rule.to_theirs(parts, rows, kernel).cpu().contiguous().clone()
 
 
 def _sizes(model: nn.Module, family: Family) -> Iterator[tuple[str, int]]:
@@ -202,25 +187,3 @@ def _sizes(model: nn.Module, family: Family) -> Iterator[tuple[str, int]]:
             raise UserError(f"{family.model_types[0]} has no counterpart of the weight {name}")
         if place.part == 0:
             yield place.theirs, sum(own[sibling].nbytes for sibling in place.siblings)
-
-
-def write_tokenizer(folder: Path, trained: Trained) -> None:
-    """Writes the tokenizer, the chat template and generation settings; those of a Hugging Face folder as they are."""
-    trained.tokenizer.save(folder / "tokenizer.json")
-    if is_folder(trained.folder):
-        for name in TAKEN_OVER:
-            if (trained.folder / name).is_file():
-                shutil.copyfile(trained.folder / name, folder / name)
-    else:
-        template = ChatTemplate.of_folder(trained.folder)
-        if template is not None:
-            template.save(folder)
-        special = trained.tokenizer.named_tokens() | (dict(template.special_tokens) if template else {})
-        fast = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": trained.max_len}
-        _write_json(folder / "tokenizer_config.json", {**special, **fast})
-    if not (folder / "generation_config.json").is_file():
-        _write_json(folder / "generation_config.json", _special_ids(trained))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

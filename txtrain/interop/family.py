@@ -7,7 +7,7 @@ belongs to a family is not programmed anywhere: its config is written, read agai
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from txtrain.errors import UserError
 from txtrain.interop.axes import Flat, Nodes, differences, to_flat, to_nodes, typed
@@ -161,6 +161,7 @@ class Family:
         ignored: pattern of names in files that are no weights of the model.
         max_len: the key of the longest sequence; None if there is none.
         model_class: what makes the model of the axes.
+        reads: what the model reads.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -171,6 +172,7 @@ class Family:
     ignored: ClassVar[str] = r".*rotary_emb\.inv_freq"
     max_len: ClassVar[str | None] = "max_position_embeddings"
     model_class: ClassVar[type] = Decoder
+    reads: ClassVar[Literal["tokens", "images"]] = "tokens"
 
     @property
     def names(self) -> Names:
@@ -190,6 +192,10 @@ class Family:
     def longest(self, config: Config) -> int:
         """The longest sequence that it was trained on."""
         return int(look_up(config, self.max_len)) if self.max_len else 2048
+
+    def labels(self, config: Config) -> tuple[str, ...]:
+        """Names of the labels that the head scores, if it scores labels."""
+        return ()
 
     def config(self, axes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The part of config.json that says what is computed.

@@ -28,6 +28,7 @@ class Imported:
         config: its config.json.
         axes: config nodes of the model.
         max_len: the longest sequence that it was trained on.
+        labels: names of those that its head scores, if it scores labels.
     """
 
     path: Path
@@ -35,10 +36,17 @@ class Imported:
     config: dict[str, Any]
     axes: Nodes
     max_len: int
+    labels: tuple[str, ...] = ()
 
     @property
-    def vocab_size(self) -> int:
-        return int(self.config["vocab_size"])
+    def sizes(self) -> dict[str, int]:
+        """What of the model the axes do not say."""
+        sizes = {"max_len": self.max_len}
+        if self.family.reads == "tokens":
+            sizes["vocab_size"] = int(self.config["vocab_size"])
+        if self.labels:
+            sizes["num_labels"] = len(self.labels)
+        return sizes
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,10 +118,11 @@ def read_folder(path: str | Path) -> Imported:
         raise UserError(f"{path} has quantized weights, which txtrain does not read: take the folder with plain ones")
     family = known[model_type]
     try:
-        axes, longest = family.axes(config), family.longest(config)
-        axes["model"]["vocab_size"] = int(look_up(config, "vocab_size"))
+        axes, longest, labels = family.axes(config), family.longest(config), family.labels(config)
+        if family.reads == "tokens":
+            axes["model"]["vocab_size"] = int(look_up(config, "vocab_size"))
     except UserError as error:
         raise UserError(f"{path} cannot be expressed: {error}") from error
     except KeyError as error:
         raise UserError(f"{path} cannot be read: its config.json has no {error}") from error
-    return Imported(path=path, family=family, config=config, axes=axes, max_len=longest)
+    return Imported(path=path, family=family, config=config, axes=axes, max_len=longest, labels=labels)

@@ -24,9 +24,11 @@ class Rule:
         theirs: name of their module.
         transposed: whether their matrix is stored (in, out), as GPT-2's is.
         by_head: whether fused queries, keys and values lie side by side in each head (GPT-NeoX, BLOOM).
-        as_row: whether their vector is stored (1, n), as BART's bias of logits is.
+        leading: dimensions of size 1 that their tensor has before ours, as BART's bias of logits does.
+        as_kernel: whether their matrix is stored (out, channels, height, width), as a convolution over patches.
         read: names that files may have it under, in the order to look for them. Default: `theirs` alone.
         default: what ours is filled with where files have none of these; an error if None.
+        module: name that their module has in `transformers`, where files keep an older one; adapters go by it.
         given: a parameter of ours; the rule is only for models that have it (T5's gated layers have other names).
     """
 
@@ -34,9 +36,11 @@ class Rule:
     theirs: str
     transposed: bool = False
     by_head: bool = False
-    as_row: bool = False
+    leading: int = 0
+    as_kernel: bool = False
     read: tuple[str, ...] = ()
     default: float | None = None
+    module: str | None = None
     given: str | None = None
 
     @property
@@ -51,8 +55,9 @@ class Rule:
             part: which of ours is wanted.
             rows: outputs of each of ours; with `by_head`, those of one head.
         """
-        if self.as_row:
-            theirs = theirs.squeeze(0)
+        theirs = theirs[(0,) * self.leading]
+        if self.as_kernel and theirs.dim() > 2:
+            theirs = theirs.flatten(1)
         if self.transposed and theirs.dim() == 2:
             theirs = theirs.T
         if len(self.parts) == 1:
@@ -62,17 +67,18 @@ class Rule:
             return heads.split(list(rows), dim=1)[part].flatten(0, 1)
         return theirs.split(list(rows))[part]
 
-    def to_theirs(self, ours: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
-        """Their tensor made of ours; the arguments are as in `to_ours`."""
+    def to_theirs(self, ours: Sequence[Tensor], rows: Sequence[int], kernel: Sequence[int] = ()) -> Tensor:
+        """Their tensor made of ours; rows are as in `to_ours`, kernel is (channels, height, width) of a patch."""
         if len(ours) == 1:
             whole = ours[0]
         elif self.by_head:
             whole = torch.cat([x.unflatten(0, (-1, n)) for x, n in zip(ours, rows, strict=True)], dim=1).flatten(0, 1)
         else:
             whole = torch.cat(list(ours))
-        if self.as_row:
-            return whole[None]
-        return whole.T if self.transposed and whole.dim() == 2 else whole
+        if self.as_kernel and whole.dim() == 2:
+            whole = whole.unflatten(1, tuple(kernel))
+        whole = whole.T if self.transposed and whole.dim() == 2 else whole
+        return whole[(None,) * self.leading]
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Place:
     rule: Rule
     part: int
     theirs: str
+    module: str
+    """Their name of it in `transformers`."""
     siblings: tuple[str, ...]
     """All of ours that are fused there, itself included, in order."""
     read: tuple[str, ...]
@@ -119,9 +127,10 @@ class Names:
                 layer, rest = found.get("layer") or "", found["rest"] or ""
                 if rule.given is not None and rule.given.replace(LAYER, layer) not in own:
                     continue
-                theirs, *read = [name.replace(LAYER, layer) + rest for name in (rule.theirs, *rule.read)]
+                names = (rule.theirs, rule.module or rule.theirs, *rule.read)
+                theirs, module, *read = [name.replace(LAYER, layer) + rest for name in names]
                 siblings = tuple(name.replace(LAYER, layer) + rest for name in rule.parts)
-                return Place(rule, part, theirs, siblings, tuple(read) or (theirs,))
+                return Place(rule, part, theirs, module, siblings, tuple(read) or (theirs,))
         return None
 
 

@@ -173,7 +173,7 @@ def write_adapter(
         place = family.names.find(name, own)
         if place is None:
             raise UserError(f"{family.model_types[0]} has no layer like {name}: leave it out of lora.targets")
-        places[place.theirs] = place
+        places[place.module] = place
     changes = {theirs: _joined(model, place, found, heads) for theirs, place in places.items()}
     tensors: dict[str, Tensor] = {}
     for theirs, change in changes.items():
@@ -226,7 +226,8 @@ def _part(parts: Mapping[str, Tensor], place: Place, rows: list[int], sizes: tup
 
 def _names(place: Place | None, family: Family) -> Sequence[str]:
     """Names that their module may have in files: of the model with its head, or of what is under it."""
-    return (place.theirs, place.theirs.removeprefix(family.prefix)) if place else ()
+    names = (place.module, place.theirs) if place else ()
+    return [*names, *(name.removeprefix(family.prefix) for name in names)]
 
 
 def _rows(model: nn.Module, place: Place, heads: int) -> list[int]:

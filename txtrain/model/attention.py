@@ -65,7 +65,8 @@ class Attention(nn.Module):
         stack: sizes; `num_kv_heads` below `num_heads` shares each key and value head among a group of query heads.
         cross: whether keys and values come from another sequence; a window then does not apply.
         layer: number of the layer.
-        bias: whether the projections have biases; `qkv` is all but the output's (Qwen 2).
+        bias: whether the projections have biases; `qkv` is all but the output's (Qwen 2), `output` that
+            alone.
         scale: factor on the scores. Default: 1 / √head_dim.
         qk_norm: an RMSNorm on queries and keys, of each `head` (https://arxiv.org/abs/2302.05442, Qwen 3) or of `all`
             heads of a token as one vector (OLMo 2, https://arxiv.org/abs/2501.00656).
@@ -81,7 +82,7 @@ class Attention(nn.Module):
         stack: Stack,
         cross: bool = False,
         layer: int = 0,
-        bias: bool | Literal["qkv"] = False,
+        bias: bool | Literal["qkv", "output"] = False,
         scale: float | None = None,
         qk_norm: Literal["head", "all"] | None = None,
         qk_norm_eps: float = 1e-6,
@@ -104,10 +105,11 @@ class Attention(nn.Module):
         self.window = None if cross else windows[layer % len(windows)]
         self.dropout = stack.dropout
         inner, kv_inner = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
-        self.q_proj = nn.Linear(stack.dim, inner, bias=bool(bias))
-        self.k_proj = nn.Linear(stack.dim, kv_inner, bias=bool(bias))
-        self.v_proj = nn.Linear(stack.dim, kv_inner, bias=bool(bias))
-        self.o_proj = nn.Linear(inner, stack.dim, bias=bias is True)
+        in_bias, out_bias = bias in (True, "qkv"), bias in (True, "output")
+        self.q_proj = nn.Linear(stack.dim, inner, bias=in_bias)
+        self.k_proj = nn.Linear(stack.dim, kv_inner, bias=in_bias)
+        self.v_proj = nn.Linear(stack.dim, kv_inner, bias=in_bias)
+        self.o_proj = nn.Linear(inner, stack.dim, bias=out_bias)
         self.q_norm = self._new_norm(qk_norm, inner, qk_norm_eps)
         self.k_norm = self._new_norm(qk_norm, kv_inner, qk_norm_eps)
 

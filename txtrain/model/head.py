@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from txtrain.model.embed import Embedding
+from txtrain.model.embed import Embedding, Input
 from txtrain.model.ffn import ACTIVATIONS
 from txtrain.model.norm.base import BASE_STD
 
@@ -20,6 +20,7 @@ class Head(nn.Module):
         embedding: whose matrix serves here too if it is tied.
         vocab_size: number of different tokens V.
         dim: width D.
+        num_labels: not used; it is for heads that pool (`txtrain.model.pooling`).
         bias: whether a bias is added.
         scale: factor on the scores before the bias is added (T5's tied head has 1 / √D).
         soft_cap: scores become soft_cap · tanh(score / soft_cap) (https://arxiv.org/abs/2408.00118).
@@ -28,27 +29,33 @@ class Head(nn.Module):
     def __init__(
         self,
         *,
-        embedding: Embedding,
-        vocab_size: int,
+        embedding: Input,
+        vocab_size: int | None,
         dim: int,
+        num_labels: int | None = None,
         bias: bool = False,
         scale: float = 1.0,
         soft_cap: float | None = None,
     ) -> None:
         super().__init__()
+        if vocab_size is None:
+            raise ValueError(
+                "head=default and head=transform score the tokens of a vocabulary, and this task has none: set "
+                "head=class_token or head=mean"
+            )
         if soft_cap is not None and soft_cap <= 0:
             raise ValueError(f"head.soft_cap is {soft_cap}: give a positive number, such as head.soft_cap=30")
         self.scale, self.soft_cap = scale, soft_cap
         self.linear = nn.Linear(dim, vocab_size, bias=bias)
-        if embedding.tied:
+        if embedding.tied and isinstance(embedding, Embedding):
             self.linear.weight = embedding.tokens.weight
         else:
             nn.init.normal_(self.linear.weight, std=BASE_STD)
         if bias:
             nn.init.zeros_(self.linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, V)."""
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x (B, T, D) → (B, T, V); padding (B, T) makes no difference."""
         logits = self.linear(x * self.scale)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
@@ -80,18 +87,18 @@ class TransformHead(Head):
         self.activation = ACTIVATIONS[activation]
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, V)."""
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x (B, T, D) → (B, T, V)."""
         return super().forward(self.norm(self.activation(self.transform(x))))
 
 
 class NoHead(nn.Module):
     """The vectors themselves: what an encoder without a head gives, such as those of sentences."""
 
-    def __init__(self, *, embedding: Embedding, vocab_size: int, dim: int) -> None:
+    def __init__(self, *, embedding: Input, vocab_size: int | None, dim: int, num_labels: int | None = None) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """(B, T, D) → the same."""
         return x
 

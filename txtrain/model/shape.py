@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from txtrain.model.grid import Grid
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -30,14 +32,14 @@ class Shape:
     num_decoder_layers: int | None = None
     vocab_size: int | None = None
 
-    def rows(self, num_tokens: int) -> int:
-        """Rows of the embedding, for a tokenizer of so many tokens."""
-        if self.vocab_size is not None and num_tokens > self.vocab_size:
+    def rows(self, num_tokens: int | None) -> int | None:
+        """Rows of the embedding, for a tokenizer of so many tokens; None if there is none."""
+        if self.vocab_size is not None and num_tokens is not None and num_tokens > self.vocab_size:
             raise ValueError(
                 f"the tokenizer has {num_tokens} tokens and the model vectors for model.vocab_size={self.vocab_size}: "
                 "use the tokenizer that the model was trained with, or leave model.vocab_size out"
             )
-        return self.vocab_size or num_tokens
+        return num_tokens if num_tokens is None else self.vocab_size or num_tokens
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_decoder_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
@@ -68,11 +70,13 @@ class Stack:
         cross: whether each layer also attends to another stack's output.
         max_len: longest sequence in training.
         other_layers: layers of the stack that this one is paired with, 0 if there is none.
+        grid: where the tokens stand, if not in a row.
     """
 
     shape: Shape
     causal: bool
     max_len: int
+    grid: Grid | None = None
     cross: bool = False
     other_layers: int = 0
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from txtrain.model.attention import Attention, Context
 from txtrain.model.block import Block
 from txtrain.model.cache import NO_CACHE, Cache
-from txtrain.model.embed import Embedding
+from txtrain.model.embed import Embedding, Input
 from txtrain.model.encoding.base import Encoding
-from txtrain.model.head import Head, NoHead
-from txtrain.model.init import initialise_block, initialise_embedding
+from txtrain.model.head import Head
+from txtrain.model.init import initialise_block
 from txtrain.model.kernels import Scores
 from txtrain.model.mask import Mask
 from txtrain.model.norm.base import NormPlacement
+from txtrain.model.pooling import PoolingHead
 from txtrain.model.shape import Shape, Stack
 
 
@@ -61,7 +62,7 @@ class TransformerStack(nn.Module):
         memory_padding: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """x (B, T, D), positions (B or 1, T), documents and padding (B, T) → (B, T, D).
+        """x (B, T, D), positions (B or 1, T), or (B or 1, T, axes) on a grid, documents and padding (B, T) → (B, T, D).
 
         With cross-attention, memory (B, K, D) and its padding (B, K), True for real tokens. With a cache, these T
         tokens come after those that it holds, and it holds them too from then on.
@@ -109,10 +110,10 @@ class Encoder(nn.Module):
     """Every token sees every token (BERT's body).
 
     Args:
-        vocab_size: number of different tokens V.
-        max_len: longest sequence in training.
+        vocab_size: number of different tokens V; None if there are none.
+        max_len: longest sequence in training, where the embedding does not say it.
         shape: sizes.
-        embedding: makes an `Embedding` from `vocab_size`, `dim` and `dropout`.
+        embedding: makes an `Input` from `vocab_size`, `dim` and `dropout`.
         other_layers: layers of the decoder that reads this encoder's output, 0 if none.
         axes: encoding, norm, attention, ffn, each of which makes its part from a `Stack`.
     """
@@ -122,10 +123,10 @@ class Encoder(nn.Module):
     def __init__(
         self,
         *,
-        vocab_size: int,
-        max_len: int,
+        vocab_size: int | None = None,
+        max_len: int | None = None,
         shape: Shape,
-        embedding: Callable[..., Embedding],
+        embedding: Callable[..., Input],
         other_layers: int = 0,
         cross: bool = False,
         **axes: Callable[..., Any],
@@ -136,16 +137,25 @@ class Encoder(nn.Module):
                 f"model.num_decoder_layers={shape.num_decoder_layers} is for encoder-decoders, and this model has one "
                 "stack: set model.num_layers instead"
             )
-        stack = Stack(shape=shape, causal=self.causal, max_len=max_len, cross=cross, other_layers=other_layers)
         self.embedding = embedding(vocab_size=shape.rows(vocab_size), dim=shape.dim, dropout=shape.dropout)
         if not (self.embedding.shared or other_layers):
             raise ValueError(
                 "embedding.shared=false is for encoder-decoders, and this model has one stack: leave it out"
             )
+        grid = self.embedding.grid
+        longest = max_len if grid is None else grid.length
+        if longest is None:
+            raise ValueError("max_len is missing: give the longest sequence in training")
+        stack = Stack(
+            shape=shape,
+            causal=self.causal,
+            max_len=longest,
+            grid=grid,
+            cross=cross,
+            other_layers=other_layers,
+        )
         self.stack = TransformerStack(stack=stack, **axes)
-        initialise_embedding(self.embedding.tokens, self.embedding.scale)
-        if self.embedding.types is not None:
-            initialise_embedding(self.embedding.types)
+        self.embedding.initialise()
 
     def forward(
         self,
@@ -156,34 +166,46 @@ class Encoder(nn.Module):
         cache: Cache | None = None,
         **masks: Tensor | None,
     ) -> Tensor:
-        """tokens (B, T), and what `TransformerStack.forward` takes → (B, T, D).
+        """tokens (B, T), or images (B, C, height, width), and what `TransformerStack.forward` takes → (B, T, D).
 
         Positions count from 0 by default, or from where those in the cache end.
         """
         if positions is None:
-            positions = torch.arange(tokens.size(1), device=tokens.device)[None]
+            positions = self.embedding.positions(tokens)
             positions = positions if cache is None else cache.next_position + positions
         x = self.embedding(tokens, partial(self.stack.encoding.embed, positions=positions), types)
         return self.stack(x, positions, cache=cache, **masks)
 
 
 class EncoderWithHead(Encoder):
-    """Every token sees every token, and scores what stands in its place (BERT, https://arxiv.org/abs/1810.04805).
+    """Every token sees every token, and scores what stands in its place (BERT, https://arxiv.org/abs/1810.04805), or
+    all of them together score labels (ViT, https://arxiv.org/abs/2010.11929).
 
     Args:
         vocab_size, max_len, shape, embedding, axes: as in `Encoder`.
-        head: makes a `Head` from `embedding`, `vocab_size` and `dim`.
+        head: makes a head from `embedding`, `vocab_size`, `num_labels` and `dim`.
+        num_labels: number of different labels L; None if there are none.
     """
 
-    def __init__(self, *, vocab_size: int, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        head: Callable[..., Head | PoolingHead],
+        vocab_size: int | None = None,
+        num_labels: int | None = None,
+        **rest: Any,
+    ) -> None:
         super().__init__(vocab_size=vocab_size, shape=shape, **rest)
-        self.head = head(embedding=self.embedding, vocab_size=shape.rows(vocab_size), dim=shape.dim)
+        self.head = head(
+            embedding=self.embedding, vocab_size=shape.rows(vocab_size), num_labels=num_labels, dim=shape.dim
+        )
 
     def forward(
         self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **rest: Any
     ) -> Tensor:
-        """tokens (B, T), and what `Encoder.forward` takes → logits (B, T, V)."""
-        return self.head(super().forward(tokens, positions, types, **rest))
+        """tokens (B, T), and what `Encoder.forward` takes → logits (B, T, V), or (B, L) of a head that pools."""
+        return self.head(super().forward(tokens, positions, types, **rest), rest.get("padding"))
 
 
 class Decoder(EncoderWithHead):
@@ -198,8 +220,10 @@ class Decoder(EncoderWithHead):
 
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
-        if isinstance(self.head, NoHead):
-            raise ValueError("head=none scores no tokens, and this model predicts the next: set head=default")
+        if not isinstance(self.head, Head):
+            raise ValueError(
+                "head=none, and heads that pool, score no tokens, and this model predicts the next: set head=default"
+            )
 
     def new_cache(self, *, batch: int, capacity: int = 256) -> Cache:
         """An empty cache for `batch` sequences, with memory for `capacity` tokens of each before it must grow."""
@@ -223,10 +247,11 @@ class EncoderDecoder(nn.Module):
         self.decoder = Decoder(
             shape=replace(one, num_layers=decoder_depth), other_layers=depth, cross=True, head=head, **rest
         )
-        if self.encoder.embedding.shared:
-            self.decoder.embedding.tokens.weight = self.encoder.embedding.tokens.weight
-            if self.encoder.embedding.tied:
-                self.decoder.head.linear.weight = self.encoder.embedding.tokens.weight
+        source, target = self.encoder.embedding, self.decoder.embedding
+        if source.shared and isinstance(source, Embedding) and isinstance(target, Embedding):
+            target.tokens.weight = source.tokens.weight
+            if source.tied:
+                self.decoder.head.linear.weight = source.tokens.weight
 
     def forward(self, source: Tensor, target: Tensor, source_padding: Tensor | None = None) -> Tensor:
         """source (B, S), target (B, T), source_padding (B, S), True for real tokens → logits (B, T, V)."""

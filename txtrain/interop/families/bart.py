@@ -55,7 +55,7 @@ def barts_rules() -> Iterable[Rule]:
     yield Rule("encoder.embedding.tokens", shared, read=either)
     yield Rule("decoder.embedding.tokens", "model.decoder.embed_tokens")
     yield Rule("decoder.head.linear.weight", "lm_head.weight")
-    yield Rule("decoder.head.linear.bias", "final_logits_bias", as_row=True, default=0.0)
+    yield Rule("decoder.head.linear.bias", "final_logits_bias", leading=1, default=0.0)
     for side, last in (("encoder", 1), ("decoder", 2)):
         yield Rule(f"{side}.embedding.norm", f"model.{side}.layernorm_embedding")
         yield Rule(f"{side}.stack.encoding.table", f"model.{side}.embed_positions")

@@ -1,6 +1,6 @@
 """What every positional encoding is: three places in the model where positions can enter."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,18 @@ class Encoding(nn.Module):
     that it uses: `embed` (learned, sinusoidal), `tables` with `rotate` (the rotary family), or `bias_rule` (the bias
     family). Cross-attention relates two different sequences, so neither `rotate` nor `bias` is called there.
 
-    Positions are integers; packing restarts them at each document.
+    Positions are integers; packing restarts them at each document. On a grid (`stack.grid`) they have one more
+    dimension, the axes, and may be fractions: see `Grid.positions`.
     """
+
+    on_grids: ClassVar[bool] = False
+    """Whether it knows positions on a grid."""
 
     def __init__(self, *, stack: Stack) -> None:
         super().__init__()
+        if stack.grid is not None and not self.on_grids:
+            name = type(self).__name__.lower()
+            raise ValueError(f"encoding={name} knows no positions on a grid: set encoding=learned")
         self.stack = stack
 
     @property

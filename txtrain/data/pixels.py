@@ -1,0 +1,138 @@
+"""How an image becomes what a model reads: size, scale, mean and deviation, as `preprocessor_config.json` says them."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from txtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FILE = "preprocessor_config.json"
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names of formats with so many channels
+BILINEAR = 2  # Pillow's number
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """Images of any size and kind as tensors (C, height, width) of one size, with values about zero.
+
+    Args:
+        size: height and width.
+        channels: C; 1 is grey, 3 red, green and blue.
+        mean, std: of each channel, subtracted and divided by after values were scaled.
+        scale: factor on values, which are 0 to 255 in files.
+        resize: height and width, or the shorter side, to which an image is resized before its middle of `size` is cut
+            out. Default: `size`, so that nothing is cut off.
+        resample: how it is resized, by Pillow's number.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    scale: float = 1 / 255
+    resize: tuple[int, int] | int | None = None
+    resample: int = BILINEAR
+
+    def __post_init__(self) -> None:
+        if self.channels not in MODES:
+            raise UserError(f"images have 1 to 4 channels, got {self.channels}: set data.channels=3")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) not in (1, self.channels):
+                raise UserError(f"{name} has {len(values)} numbers for {self.channels} channels: give one for each")
+        if min(self.std) <= 0:
+            raise UserError(f"std is {list(self.std)}: give positive numbers")
+
+    @classmethod
+    def of_folder(cls, folder: Path, *, size: tuple[int, int], channels: int) -> "Pixels":
+        """What a Hugging Face folder says; without its file, values from -1 to 1, as the first ViTs have them.
+
+        Args:
+            folder: it may have a `preprocessor_config.json`.
+            size, channels: of the model's images.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            log.warning("%s has no %s: pixels are scaled to -1 to 1.", folder, FILE)
+            return cls(size=size, channels=channels)
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            return cls(size=size, channels=channels, **_read(said))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}): restore it") from error
+
+    def save(self, folder: Path) -> None:
+        """Writes a `preprocessor_config.json` that `transformers` reads as we do."""
+        height, width = self.size
+        said: dict[str, Any] = {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": _named(self.size if self.resize is None else self.resize),
+            "resample": self.resample,
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean) * (self.channels // len(self.mean)),
+            "image_std": list(self.std) * (self.channels // len(self.std)),
+        }
+        if self.resize is not None:
+            said |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        (folder / FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+    def __call__(self, image: "Image") -> Tensor:
+        """An image of Pillow's → (C, height, width), float32."""
+        image = image.convert(MODES[self.channels])
+        height, width = _target(self.size if self.resize is None else self.resize, image.height, image.width)
+        if (image.height, image.width) != (height, width):
+            image = image.resize((width, height), resample=self.resample)
+        left, top = (width - self.size[1]) // 2, (height - self.size[0]) // 2
+        if self.resize is not None:
+            image = image.crop((left, top, left + self.size[1], top + self.size[0]))
+        values = np.asarray(image, dtype=np.float32).reshape(*self.size, self.channels)
+        mean, std = (np.asarray(numbers, dtype=np.float32) for numbers in (self.mean, self.std))
+        values = (values * np.float32(self.scale) - mean) / std
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def _read(said: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `Pixels` but size and channels, which the model knows."""
+    found: dict[str, Any] = {"resample": int(said.get("resample", BILINEAR))}
+    if not said.get("do_rescale", True):
+        found["scale"] = 1.0
+    elif "rescale_factor" in said:
+        found["scale"] = float(said["rescale_factor"])
+    normal = said.get("do_normalize", True)
+    found["mean"] = tuple(map(float, said["image_mean"])) if normal else (0.0,)
+    found["std"] = tuple(map(float, said["image_std"])) if normal else (1.0,)
+    if said.get("do_center_crop") and said.get("do_resize", True):
+        size = said["size"]
+        size = {"height": size, "width": size} if isinstance(size, int) else size
+        found["resize"] = size.get("shortest_edge") or (size["height"], size["width"])
+    return found
+
+
+def _named(size: tuple[int, int] | int) -> dict[str, int]:
+    return {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]}
+
+
+def _target(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+    """Height and width to resize to."""
+    if not isinstance(size, int):
+        return size
+    short, long = min(height, width), max(height, width)
+    longer = int(size * long / short)
+    return (size, longer) if height <= width else (longer, size)

@@ -1,0 +1,99 @@
+"""ViT (https://arxiv.org/abs/2010.11929)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from txtrain.interop.axes import Flat
+from txtrain.interop.common import ACTIVATIONS, SIZES, Architecture, label_names
+from txtrain.interop.family import Always, Config, Family, Field, Part, look_up
+from txtrain.interop.names import Rule
+from txtrain.model import EncoderWithHead
+from txtrain.model.grid import Grid
+
+CLASSIFIER: Flat = {"head": "class_token", "head.pool": "first", "head.transform": None}
+
+
+# Names in a layer: ours, in files, and in `transformers` from version 5 on.
+LAYER = {
+    "norm.norms.0": ("layernorm_before", "layernorm_before"),
+    "attention.q_proj": ("attention.attention.query", "attention.q_proj"),
+    "attention.k_proj": ("attention.attention.key", "attention.k_proj"),
+    "attention.v_proj": ("attention.attention.value", "attention.v_proj"),
+    "attention.o_proj": ("attention.output.dense", "attention.o_proj"),
+    "norm.norms.1": ("layernorm_after", "layernorm_after"),
+    "ffn.up_proj": ("intermediate.dense", "mlp.fc1"),
+    "ffn.down_proj": ("output.dense", "mlp.fc2"),
+}
+
+
+def both(size: Any) -> list[int]:
+    """Height and width, which a file may say as one number."""
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+def shortest(size: Any) -> Any:
+    """One number if height and width are the same."""
+    height, width = both(size)
+    return height if height == width else [height, width]
+
+
+PARTS: tuple[Part, ...] = (
+    Always(
+        {
+            "embedding": "patches",
+            "embedding.class_token": True,
+            "encoding": "learned",
+            "norm": "pre",
+            "norm.layer": "layernorm",
+            "norm.bias": True,
+            "ffn": "gelu",
+            "ffn.bias": True,
+        }
+    ),
+    *SIZES,
+    Field("norm.eps", "layer_norm_eps", 1e-12),
+    Field("ffn.activation", "hidden_act", "gelu", ACTIVATIONS),
+    Field("attention.bias", "qkv_bias", True, {True: True, False: "output"}),
+    Field("embedding.image_size", "image_size", 224, to_ours=both, to_theirs=shortest),
+    Field("embedding.patch_size", "patch_size", 16, to_ours=both, to_theirs=shortest),
+    Field("embedding.channels", "num_channels", 3),
+)
+
+
+def body(prefix: str) -> Iterable[Rule]:
+    """Names of all but the head."""
+    yield Rule("embedding.projection", f"{prefix}embeddings.patch_embeddings.projection", as_kernel=True)
+    yield Rule("embedding.class_token", f"{prefix}embeddings.cls_token", leading=2)
+    yield Rule("embedding.distillation_token", f"{prefix}embeddings.distillation_token", leading=2)
+    yield Rule("stack.encoding.table.weight", f"{prefix}embeddings.position_embeddings", leading=1)
+    for ours, (theirs, module) in LAYER.items():
+        layer, live = f"{prefix}encoder.layer.{{layer}}", f"{prefix}layers.{{layer}}"
+        yield Rule(f"stack.blocks.{{layer}}.{ours}", f"{layer}.{theirs}", module=f"{live}.{module}")
+    yield Rule("stack.norm.final", f"{prefix}layernorm")
+
+
+class ViT(Family):
+    """An encoder of patches with learned positions and pre-norm; its class token scores the labels."""
+
+    model_types = ("vit",)
+    architecture = "ViTForImageClassification"
+    model_class = EncoderWithHead
+    reads = "images"
+    prefix = "vit."
+    ignored = r".*pooler\..*|.*mask_token"
+    max_len = None
+    parts = (
+        *PARTS,
+        Always({"embedding.distillation_token": False}),
+        Architecture({"ViTModel": {"head": "none"}, "ViTForImageClassification": CLASSIFIER}),
+    )
+    rules = (*body("vit."), Rule("head.linear", "classifier"))
+    prefix_tokens = 1
+
+    def longest(self, config: Config) -> int:
+        image, patch = both(look_up(config, "image_size", 224)), both(look_up(config, "patch_size", 16))
+        size = tuple(whole // part for whole, part in zip(image, patch, strict=True))
+        return Grid(size=size, prefix=self.prefix_tokens).length
+
+    def labels(self, config: Config) -> tuple[str, ...]:
+        return () if (config.get("architectures") or ["Model"])[0].endswith("Model") else label_names(config)
