@@ -55,7 +55,8 @@ class Rule:
             part: which of ours is wanted.
             rows: outputs of each of ours; with `by_head`, those of one head.
         """
-        theirs = theirs[(0,) * self.leading]
+        for _ in range(self.leading):
+            theirs = theirs.squeeze(0)
         if self.as_kernel and theirs.dim() > 2:
             theirs = theirs.flatten(1)
         if self.transposed and theirs.dim() == 2:

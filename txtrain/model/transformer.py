@@ -221,9 +221,7 @@ class Decoder(EncoderWithHead):
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
         if not isinstance(self.head, Head):
-            raise ValueError(
-                "head=none, and heads that pool, score no tokens, and this model predicts the next: set head=default"
-            )
+            raise ValueError("this head scores no tokens, and the model predicts the next one: set head=default")
 
     def new_cache(self, *, batch: int, capacity: int = 256) -> Cache:
         """An empty cache for `batch` sequences, with memory for `capacity` tokens of each before it must grow."""
