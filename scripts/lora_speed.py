@@ -78,7 +78,8 @@ def our_batches(folder: Path) -> Iterable[dict[str, torch.Tensor]]:
         config = hydra.compose("train", overrides=[f"data.seq_len={LENGTH}", f"data.batch_size={BATCH}"])
     data = instantiate(config.data, _convert_="all")(tokenizer=Pretrained(path=str(folder)), seed=config.seed)
     data.prepare()
-    return StepLoader(data.samples("train"), batch_size=BATCH, micro=BATCH, accumulation=1, seed=config.seed)
+    samples = data.samples("train")
+    return StepLoader(samples, order=data.order(samples, seed=config.seed), micro=BATCH, accumulation=1)
 
 
 def train_theirs(folder: Path, targets: list[str], found: Path) -> None:
