@@ -48,9 +48,11 @@ class RunDirectory:
 
     def goes_on(self) -> bool:
         """Whether SLURM has started this job before, and a checkpoint was written then."""
-        from txtrain.saving import find_checkpoint  # imports torch, which a mistake in the config need not wait for
+        if not slurm_restarted() or not (self.path / "config.yaml").is_file():
+            return False
+        from txtrain.saving import find_checkpoint  # imports torch, for which nothing else waits
 
-        return slurm_restarted() and (self.path / "config.yaml").is_file() and find_checkpoint(self.path) is not None
+        return find_checkpoint(self.path) is not None
 
     def check_new(self) -> None:
         """Raises a UserError if the folder holds a run already, or could not be made or written."""

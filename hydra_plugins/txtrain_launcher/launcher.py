@@ -113,10 +113,8 @@ class SweepLauncher(Launcher):
 
     def begin(self, job: Job) -> list[str]:
         """Make a job's directory ready, and return the command line that goes on with it, or starts it anew."""
-        from txtrain.saving import find_checkpoint  # imports torch, which a mistake in the config need not wait for
-
         directory = "'" + str(job.directory).replace("\\", "\\\\").replace("'", "\\'") + "'"  # Hydra's own quotes
-        goes_on = job.directory.exists() and find_checkpoint(job.directory) is not None
+        goes_on = job.directory.exists() and _has_checkpoint(job.directory)
         if job.directory.exists() and not goes_on:
             aside = job.directory.with_suffix(".before")
             shutil.rmtree(aside, ignore_errors=True)
@@ -140,6 +138,12 @@ class SweepLauncher(Launcher):
         own = {key: value for key, value in os.environ.items() if not key.startswith(RANK_VARIABLES)}
         own |= {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
         return own | {"TXTRAIN_SWEEP": self.sweep.directory.name, "TXTRAIN_JOB": self.sweep.title(job)}
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    from txtrain.saving import find_checkpoint  # imports torch, which a new sweep need not wait for
+
+    return find_checkpoint(run_dir) is not None
 
 
 def command() -> list[str]:
