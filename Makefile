@@ -3,6 +3,8 @@
 PYTHON ?=
 ARGS ?=
 WORKERS ?= 2
+# A file's tests run in one process, which makes what they share once; conftest.py puts long files first.
+SHARED := --dist loadfile --no-loadscope-reorder
 
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -25,10 +27,10 @@ train: $(INSTALLED) ## set up, then train; ARGS="norm=post lora.rank=8" override
 	@$(PY) train.py $(ARGS)
 
 test: $(INSTALLED) ## set up, then run the test suite; ARGS="tests/test_packaging.py -x" narrows it
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --timeout 600 $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(SHARED) --timeout 600 $(ARGS)
 
 test-heavy: $(INSTALLED) ## set up, then run the tests that `make test` leaves out: more strategies and moments, half an hour
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --timeout 1200 -m heavy $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(SHARED) --timeout 1200 -m heavy $(ARGS)
 
 lint: $(INSTALLED) ## set up, then check style, format and types
 	@$(PY) -m ruff check .

@@ -25,7 +25,7 @@ IGNORING = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); t
 def train(config, overrides):
     from hydra.core.hydra_config import HydraConfig
     seen = {{"overrides": overrides, "hydra": HydraConfig.initialized(), "dropout": config.model.dropout}}
-    seen |= {{"run_dir": config.run_dir, "resume": config.resume}}
+    seen |= {{"run_dir": config.run_dir, "resume": config.resume, "torch": "torch" in sys.modules}}
     print("seen", json.dumps(seen | {{"environment": dict(os.environ)}}), flush=True)
     if config.seed == 1:
         raise RuntimeError("exploded")

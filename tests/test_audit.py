@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from txtrain.cli import main
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "tests/golden/text.txt").read_text()
 TINY = ["data=text", "data.path=text.txt", "tokenizer=byte", "data.seq_len=256", "data.batch_size=12", "run_dir=run"]
 TINY += ["model.dim=32", "model.num_layers=1", "logger=none", "trainer.accelerator=cpu", "trainer.limit_val_batches=1"]
+TINY += ["samples.length=4"]
 PER_EPOCH = 12  # steps, the last of which has 9 samples
 
 
@@ -36,7 +37,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 def train(folder: Path, *overrides: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RECORD": str(folder / "seen")}
     command = [sys.executable, str(ROOT / "tests/recording.py"), *overrides]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = forked.run(command, cwd=folder, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
 
 

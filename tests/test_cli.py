@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.stand_in import ENVIRONMENT, ROOT, make_clone, run, seen
 from txtrain.cli import main
 from txtrain.config import config_directory, groups, options
@@ -53,7 +54,8 @@ def test_a_mistake_is_one_line_within_seconds_and_leaves_nothing(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    result = run(tmp_path, ROOT / "train.py", *arguments)
+    command = [sys.executable, ROOT / "train.py", *arguments]
+    result = forked.run(command, cwd=tmp_path, env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"}, timeout=120)
     assert result.stderr.startswith(f"error: {message}")
     assert (result.returncode, result.stderr.count("\n"), result.stdout) == (1, 1, "")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["notes.txt"]
@@ -89,6 +91,7 @@ def test_a_run_gets_its_overrides_after_hydra_is_done(clone: Path, tmp_path: Pat
     result = run(tmp_path, clone, "model.dropout=0.5", "name=x${seed}")
     given = seen(result.stdout)
     assert (given["overrides"], given["dropout"]) == (["model.dropout=0.5", "name=x${seed}"], 0.5)
+    assert given["torch"] is False  # which a mistake that is told before this need not wait for
     assert given["hydra"] is False  # or Lightning would start other ranks by Hydra's rules
     assert not list(tmp_path.iterdir())
 
@@ -117,7 +120,7 @@ def test_an_interrupt_is_quiet(clone: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, str(clone), "seed=3"], cwd=tmp_path, stdout=file, stderr=file)
-    while "processes" not in log.read_text():
+    while "\nprocesses" not in log.read_text():
         assert process.poll() is None
         time.sleep(0.1)
     rank = int(log.read_text().split()[-1])

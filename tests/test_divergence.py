@@ -3,16 +3,17 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from tests import forked
 from txtrain.cli import main
 
 ROOT = Path(__file__).parent.parent
 TINY = ["data=text", f"data.path={ROOT / 'tests/golden/text.txt'}", "tokenizer=byte", "data.seq_len=32", "model.dim=32"]
 TINY += ["model.num_layers=1", "logger=none", "trainer.accelerator=cpu", "trainer.limit_val_batches=1"]
+TINY += ["samples.length=4"]
 
 
 def test_a_diverged_run_ends_with_a_summary(tmp_path, monkeypatch):
@@ -34,16 +35,14 @@ def test_a_diverged_run_ends_with_a_summary(tmp_path, monkeypatch):
 def test_ctrl_c_ends_with_130_and_a_summary(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_steps=100000", "run_dir=run", "save.every=5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TXTRAIN_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    with (tmp_path / "output").open("w") as output, (tmp_path / "errors").open("w") as errors:
+        process = forked.start(command, cwd=tmp_path, env=environment, stdout=output, stderr=errors)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "last").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert b"Traceback" not in error
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in (tmp_path / "errors").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "interrupted"

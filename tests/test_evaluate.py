@@ -4,13 +4,13 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import forked
 from txtrain.cli import main
 from txtrain.evaluate.result import edges
 from txtrain.trained import load_trained
@@ -180,11 +180,11 @@ def test_two_processes_find_the_same(folder, evaluate):
     common = ["-m", "txtrain", "eval", "rope/checkpoints/last", "trainer.accelerator=cpu", "--by-position", "--json"]
     two = ["adapted", "trainer.devices=2", "strategy=fsdp"]
     started = [
-        [sys.executable, *common, "fsdp.json", *two],
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *common, "torchrun.json"],
+        [*common, "fsdp.json", *two],
+        ["-m", "torch.distributed.run", "--nproc-per-node=2", *common, "torchrun.json"],
     ]
-    for command in started:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    for words in started:
+        done = forked.run([sys.executable, *words], cwd=folder, env=environment, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("validation data of the run") == 1
     for name in ("fsdp", "torchrun"):

@@ -3,12 +3,12 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from txtrain.compose import compose
 from txtrain.config import check, config_directory, groups, options, to_plain
 
@@ -26,7 +26,7 @@ DOCKER = [command for command in COMMANDS if command.startswith("docker ")]
 RUN = [command for command in COMMANDS if command not in (*GPUS, *FRESH, *DOCKER)]
 
 SMALL = ["model.dim=32", "model.num_layers=1", "data.seq_len=32", "data.batch_size=4", "tokenizer=byte"]
-SHORT = ["trainer.max_steps=2", "trainer.limit_val_batches=1"]
+SHORT = ["trainer.max_steps=2", "trainer.limit_val_batches=1", "samples.length=4"]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,7 @@ def run(command: str, folder: Path, cache: Path) -> str:
         words += ["trainer.max_steps=4"] if resumes else SMALL + SHORT
     start = [sys.executable, words[1]] if words[0] == "python" else [sys.executable, "-m", "txtrain", words[1]]
     environment = os.environ | {"TXTRAIN_CACHE": str(cache), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*start, *words[2:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = forked.run([*start, *words[2:]], cwd=folder, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests import forked
 from txtrain.saving import Reader, checkpoint_step, list_checkpoints, read_state
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +35,7 @@ TINY = [
     "trainer.accelerator=cpu",
     "save.every=1",
     "logger=none",
+    "samples.length=4",
 ]
 ONE = ["trainer.devices=1"]
 TWO = ["trainer.devices=2"]
@@ -42,21 +44,22 @@ STRATEGIES = ["ddp", "deepspeed_zero3"]
 MORE_STRATEGIES = ["fsdp", "deepspeed_zero1", "deepspeed_zero2"]
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+Process = forked.Process | subprocess.Popen[bytes]
+
+
+def start(folder: Path, *overrides: str, by: Callable[..., Process] = forked.start) -> Process:
     """The command in a session of its own, so that its ranks can be killed with it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
     with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        return by(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
 
 
-def finish(folder: Path, *overrides: str) -> None:
-    assert start(folder, *overrides).wait(timeout=240) == 0, (folder / "output.txt").read_text()
+def finish(folder: Path, *overrides: str, by: Callable[..., Process] = forked.start) -> None:
+    assert start(folder, *overrides, by=by).wait(timeout=240) == 0, (folder / "output.txt").read_text()
 
 
-def kill_after(process: subprocess.Popen[bytes], checkpoints: Path, *, step: int) -> None:
+def kill_after(process: Process, checkpoints: Path, *, step: int) -> None:
     """Ends it, and all that it started, once it has saved a checkpoint of `step` or later."""
     deadline = time.monotonic() + 240
     while max((checkpoint_step(path) for path in list_checkpoints(checkpoints)), default=0) < step:
@@ -92,21 +95,26 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides",
+    "overrides, by",
     [
-        pytest.param(ONE, id="one"),
-        pytest.param(WORKERS, id="workers"),
-        *(pytest.param([*TWO, f"strategy={name}"], id=name) for name in STRATEGIES),
-        *(pytest.param([*TWO, f"strategy={name}"], id=name, marks=pytest.mark.heavy) for name in MORE_STRATEGIES),
+        pytest.param(ONE, subprocess.Popen, id="one"),
+        pytest.param(WORKERS, forked.start, id="workers"),
+        *(pytest.param([*TWO, f"strategy={name}"], forked.start, id=name) for name in STRATEGIES),
+        *(
+            pytest.param([*TWO, f"strategy={name}"], subprocess.Popen, id=name, marks=pytest.mark.heavy)
+            for name in MORE_STRATEGIES
+        ),
     ],
 )
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list[str]) -> None:
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, overrides: list[str], by: Callable[..., Process]
+) -> None:
     if "deepspeed" in overrides[-1]:
         pytest.importorskip("deepspeed")
     settings = [*TINY, f"data.cache_dir={tmp_path / 'cache'}", *overrides]
-    finish(tmp_path, "run_dir=whole", *settings)
-    kill_after(start(tmp_path, "run_dir=parts", *settings), tmp_path / "parts/checkpoints", step=6)
-    finish(tmp_path, "resume=parts")
+    finish(tmp_path, "run_dir=whole", *settings, by=by)
+    kill_after(start(tmp_path, "run_dir=parts", *settings, by=by), tmp_path / "parts/checkpoints", step=6)
+    finish(tmp_path, "resume=parts", by=by)
     whole, parts = end_of(tmp_path / "whole"), end_of(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])] == []

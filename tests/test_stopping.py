@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_resume import ONE, TINY, TWO, end_of, finish, rows, start
+from tests.test_resume import ONE, TINY, TWO, Process, end_of, finish, rows, start
 
 SETTINGS = [*TINY, "save.every=100"]
 FAIL_WHEN_ALARMED = """
 import signal
+import subprocess
 
 def fail(*_):
     raise RuntimeError("the second process fails on purpose")
@@ -26,7 +27,7 @@ signal.signal(signal.SIGALRM, fail)
 LONG = ["trainer.max_steps=10000", "data.batch_size=4096"]  # a step takes many seconds
 
 
-def wait_until(fact: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_until(fact: Callable[[], object], process: Process | None = None) -> None:
     deadline = time.monotonic() + 240
     while not fact():
         assert process is None or process.poll() is None, "it ended too early"
@@ -40,7 +41,7 @@ def trained(run_dir: Path) -> int:
     return json.loads(path.read_text().splitlines()[-1])["step"] if path.exists() and path.read_text() else 0
 
 
-def children(process: subprocess.Popen[bytes]) -> list[int]:
+def children(process: Process) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -140,7 +141,7 @@ def test_while_data_are_prepared_it_ends_at_once(tmp_path: Path) -> None:
     [lock] = (tmp_path / "cache").glob("*.lock")
     lock.with_suffix("").rename(tmp_path / "gone")
     with FileLock(lock):
-        process = start(tmp_path, "run_dir=second", *settings)
+        process = start(tmp_path, "run_dir=second", *settings, by=subprocess.Popen)
         wait_until(lambda: "safetensors" in Path(f"/proc/{process.pid}/maps").read_text(), process)
         time.sleep(3)
         os.kill(process.pid, signal.SIGTERM)

@@ -101,7 +101,7 @@ def start(folder: Path, entry: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def processes_of(sweep: subprocess.Popen[str], log: Path) -> list[int]:
     """The job that has this log, once it waits to be stopped, and its rank, which ignores Ctrl-C."""
-    while not log.is_file() or "processes" not in log.read_text():
+    while not log.is_file() or "\nprocesses" not in log.read_text():
         assert sweep.poll() is None
         time.sleep(0.1)
     line = next(line for line in log.read_text().splitlines() if line.startswith("processes"))

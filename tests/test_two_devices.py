@@ -2,17 +2,18 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).parent.parent
 # A learned bias, whose weights are read outside any module's forward, is what sharding breaks most easily.
 JOB = ["data=text", f"data.path={ROOT / 'tests/golden/text.txt'}", "tokenizer=byte", "data.seq_len=32", "model.dim=32"]
 JOB += ["model.num_layers=2", "encoding=fire", "optimizer=sgd", "lora.rank=2", "data.batch_size=7", "logger=none"]
-JOB += ["trainer.accelerator=cpu", "trainer.max_steps=6"]
+JOB += ["trainer.accelerator=cpu", "trainer.max_steps=6", "samples.length=4"]
 SHARDED = "strategy.zero_optimization.stage3_param_persistence_threshold=0"
 STRATEGIES = ["ddp", f"deepspeed_zero3 {SHARDED}"]
 MORE_STRATEGIES = ["fsdp", "deepspeed_zero1", "deepspeed_zero2"]
@@ -21,7 +22,7 @@ MORE_STRATEGIES = ["fsdp", "deepspeed_zero1", "deepspeed_zero2"]
 def train(folder: Path, *overrides: str) -> dict[str, object]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TXTRAIN_CACHE": str(folder / "cache")}
     command = [sys.executable, str(ROOT / "train.py"), *JOB, *overrides]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    done = forked.run(command, cwd=folder, env=environment, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     [run] = folder.glob("runs/gpt/*")
     assert {path.name for path in run.iterdir()} >= {"config.yaml", "train.log", "metrics.jsonl", "checkpoints"}

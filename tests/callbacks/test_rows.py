@@ -3,16 +3,19 @@
 import json
 import logging
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.callbacks.tiny import Run
 from txtrain.callbacks.rows import Rows
 from txtrain.saving import find_checkpoint
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 
 def steps(path: Path) -> list[int]:
@@ -45,7 +48,7 @@ for step in range(1, 11):
 
 def test_a_full_disk_costs_no_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    run = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
+    run = forked.run([sys.executable, "-c", FULL, str(path)], cwd=tmp_path, env=ENVIRONMENT, timeout=120)
     assert run.returncode == 0, run.stderr
     assert steps(path) == list(range(1, 11))
     assert run.stderr.count("cannot be written (File too large)") == 1
@@ -96,8 +99,8 @@ Run(Path(sys.argv[1]), max_steps=9, validate=3, every=4).fit()
 
 
 def test_a_run_killed_within_a_row_has_each_row_once(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment, capture_output=True)
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
+    assert forked.run(command, cwd=tmp_path, env=ENVIRONMENT, timeout=120).returncode == -signal.SIGKILL
     assert (tmp_path / "killed/metrics.jsonl").read_bytes()[-20:].startswith(b'{"step": 7, ')
     checkpoint = find_checkpoint(tmp_path / "killed")
     assert checkpoint is not None

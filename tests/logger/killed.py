@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback
 
+from tests import forked
 from tests.callbacks.tiny import Run
 from txtrain import logger as loggers
 
@@ -46,7 +46,7 @@ def killed_run(run_dir: Path, logger: str, step: int, *, padding: int = 0) -> No
     """Returns when it is dead."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(run_dir), logger, str(step), str(padding)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    run = forked.run(command, cwd=ROOT, env=environment, timeout=200)
     assert run.returncode == -signal.SIGKILL, run.stderr
 
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import wandb as client
 
+from tests import forked
 from tests.callbacks.tiny import Run
 from tests.logger.killed import ROOT, new_loggers
 from tests.offline_wandb import read
@@ -20,6 +20,7 @@ FULL = """
 import logging, resource, signal, sys
 from pathlib import Path
 from lightning import Callback
+from tests import forked
 from tests.callbacks.tiny import Run
 from tests.logger.killed import new_loggers
 from txtrain.logger import close_loggers, setup_logging
@@ -45,7 +46,7 @@ def test_a_full_disk_ends_no_training_and_is_told_once(tmp_path: Path, logger: s
     run_dir = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     command = [sys.executable, "-c", FULL, str(run_dir), logger]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    run = forked.run(command, cwd=ROOT, env=environment, timeout=200)
     assert run.returncode == 0, run.stderr
     if logger != "tensorboard":  # its own thread shows how it ended
         assert "Traceback" not in run.stderr + run.stdout, run.stderr
@@ -62,6 +63,7 @@ KILLED_SERVICE = """
 import os, signal, sys
 from pathlib import Path
 from lightning import Callback
+from tests import forked
 from tests.callbacks.tiny import Run
 from tests.logger.killed import new_loggers
 from txtrain.logger import close_loggers, setup_logging
@@ -89,7 +91,7 @@ def test_training_goes_on_without_wandb_and_the_next_run_brings_its_rows(
     run_dir = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED_SERVICE, str(run_dir)]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    killed = forked.run(command, cwd=ROOT, env=environment, timeout=200)
     assert killed.returncode == 0, killed.stderr
     assert killed.stdout.count("W&B lacks what comes now") == 1
     run = Run(run_dir, max_steps=7, loggers=new_loggers(run_dir, "wandb")).fit(find_checkpoint(run_dir))

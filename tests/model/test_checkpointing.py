@@ -46,7 +46,7 @@ def test_dropout_was_on() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own compiler warns
-@pytest.mark.parametrize("policy", ["full", "every_n", "selective", "offload"])
+@pytest.mark.parametrize("policy", ["every_n", "selective", "offload", pytest.param("full", marks=pytest.mark.heavy)])
 def test_compiled_losses_and_gradients(policy: str) -> None:
     """Blocks are compiled after the policy was applied. Dropout is off: a compiled one draws other numbers."""
     torch._dynamo.reset()

@@ -3,11 +3,12 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+from tests import forked
 
 WORKER = Path(__file__).parent / "worker.py"
 # Gradient descent shows a wrong scale of the gradients, which Adam would hide. The eps of AdamW is 1e-6, since a
@@ -67,7 +68,7 @@ def run(folder, ranks, cases, environment=None, script=WORKER):
     for rank, log in enumerate(logs):
         with log.open("w") as file:
             environment = shared | {"LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
+            processes.append(forked.start(command, cwd=folder, env=environment, stdout=file, stderr=file))
     try:
         for process in processes:
             process.wait(timeout=900)

@@ -9,17 +9,31 @@ CLIPPED = "adamw, 2 micro-batches, clipped"
 MUON = {"optimizer": "Muon", "arguments": {"lr": 0.01}}
 HALVES = [(strategy, "bf16-mixed") for strategy in STRATEGIES]
 HALVES += [(strategy, "bf16-true") for strategy in ("ddp", "fsdp", "deepspeed_zero3")]
-OTHERS = {
-    ("auto", "muon"): MUON,
-    ("ddp", "muon"): MUON | {"alike": True},
-    ("fsdp", "muon"): MUON | {"alike": True},
-} | {key: CASES[CLIPPED] | {"accumulation": 1, "precision": key[1]} for key in HALVES}
+# Stage 1 is stage 2 that keeps its gradients whole, and offload is stage 3 with another optimizer: one case each is
+# quick, and the rest is heavy.
+LIKE_OTHERS = ["deepspeed_zero1", "deepspeed_zero3_offload"]
+MORE = {key: case for key, case in ALL.items() if key[0] in LIKE_OTHERS and key[1] != CLIPPED}
+MORE_HALVES = [key for key in HALVES if key[0] in LIKE_OTHERS]
+
+
+def halves(keys):
+    return {key: CASES[CLIPPED] | {"accumulation": 1, "precision": key[1]} for key in keys}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What one process and two did, by strategy and case."""
-    return train(tmp_path_factory.mktemp("engines"), ALL | OTHERS)
+    cases = {key: case for key, case in ALL.items() if key not in MORE}
+    cases |= {("auto", "muon"): MUON} | {(strategy, "muon"): MUON | {"alike": True} for strategy in ("ddp", "fsdp")}
+    cases |= halves(key for key in HALVES if key not in MORE_HALVES)
+    return train(tmp_path_factory.mktemp("engines"), cases)
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory):
+    """The rest of it."""
+    alone = {key: case for key, case in ALL.items() if key[0] == "auto"}
+    return train(tmp_path_factory.mktemp("more"), alone | MORE | halves(MORE_HALVES))
 
 
 def assert_same(one, two):
@@ -28,20 +42,29 @@ def assert_same(one, two):
     assert max(differences(one, two).values()) < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_train_as_one(results, strategy, case):
+def check(results, strategy, case):
     one, two = results["auto", case], results[strategy, case]
     assert one["losses"][-1] < 0.95 * one["losses"][0]
     assert_same(one, two)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy, case", [key for key in ALL if key[0] != "auto" and key not in MORE])
+def test_two_processes_train_as_one(results, strategy, case):
+    check(results, strategy, case)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("strategy, case", MORE)
+def test_two_processes_train_as_one_where_engines_are_alike(more, strategy, case):
+    check(more, strategy, case)
+
+
+@pytest.mark.slow
 def test_weights_are_in_shards_where_the_strategy_says_so(results):
-    whole = results["auto", "sgd"]["held"]
+    whole = results["auto", CLIPPED]["held"]
     for strategy in STRATEGIES:
-        share = results[strategy, "sgd"]["held"] / whole
+        share = results[strategy, CLIPPED]["held"] / whole
         assert share == pytest.approx(0.5 if strategy == "fsdp" or "zero3" in strategy else 1.0, abs=0.01)
 
 
@@ -75,9 +98,19 @@ def test_each_strategy_runs_the_optimizer_that_suits_it(results):
         assert results[strategy, CLIPPED]["optimizer"] == kind
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy, precision", HALVES)
-def test_half_precision_follows_full_precision(results, strategy, precision):
+def check_half(results, strategy, precision):
     """Engines cast differently, so bfloat16 is compared loosely: the loss falls alike."""
     one, two = results["auto", CLIPPED], results[strategy, precision]
     torch.testing.assert_close(two["losses"], one["losses"], rtol=0.03, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy, precision", [key for key in HALVES if key not in MORE_HALVES])
+def test_half_precision_follows_full_precision(results, strategy, precision):
+    check_half(results, strategy, precision)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("strategy, precision", MORE_HALVES)
+def test_half_precision_follows_where_engines_are_alike(more, strategy, precision):
+    check_half(more, strategy, precision)

@@ -1,12 +1,13 @@
 """Runs whose other processes Lightning starts end wholly, well or not."""
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 SCRIPT = Path(__file__).parent / "launched.py"
 
@@ -14,9 +15,7 @@ SCRIPT = Path(__file__).parent / "launched.py"
 def launch(tmp_path, *arguments):
     output = tmp_path / "output"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    done = subprocess.run(
-        [sys.executable, SCRIPT, output, *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = forked.run([sys.executable, SCRIPT, output, *arguments], cwd=tmp_path, env=environment, timeout=300)
     *processes, last = output.read_text().splitlines()
     return done, [int(process) for process in (*processes, last) if process.isdigit()], last
 
