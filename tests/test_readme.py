@@ -1,5 +1,6 @@
 """Every command of the README runs, or needs a fresh clone, GPUs or Docker and is checked as far as it can be."""
 
+import itertools
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ GPUS = [command for command in COMMANDS if command.startswith("python") and "tra
 FRESH = [command for command in COMMANDS if command.startswith(("make ", "git ", "cd ", "source ", "pip install"))]
 DOCKER = [command for command in COMMANDS if command.startswith("docker ")]
 RUN = [command for command in COMMANDS if command not in (*GPUS, *FRESH, *DOCKER)]
+SWEEPS = [command for command in RUN if " -m " in command]
 
 SMALL = ["model.dim=32", "model.num_layers=1", "data.seq_len=32", "data.batch_size=4", "tokenizer=byte"]
 SHORT = ["trainer.max_steps=2", "trainer.limit_val_batches=1", "samples.length=4"]
@@ -63,7 +65,33 @@ def test_the_readme_has_commands_of_each_kind():
     assert DOCKER
 
 
-@pytest.mark.parametrize("command", RUN)
+def of_two_jobs(sweep: str) -> str:
+    """Its first list of values cut to two, the others to one."""
+    most, words = 2, []
+    for key, equals, values in (word.partition("=") for word in shlex.split(sweep)):
+        words.append(key + equals + ",".join(values.split(",")[:most]))
+        most = 1 if "," in values else most
+    return shlex.join(words)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_each_job_of_a_sweep_composes(sweep):
+    lists = [
+        [f"{key}={value}" for value in values.split(",")]
+        for key, _, values in (word.partition("=") for word in shlex.split(sweep)[2:] if word != "-m")
+    ]
+    for overrides in itertools.product(*lists):
+        check(to_plain(compose(overrides).config))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(command for command in RUN if command not in SWEEPS),
+        *map(of_two_jobs, SWEEPS),
+        *(pytest.param(sweep, marks=pytest.mark.heavy) for sweep in SWEEPS),
+    ],
+)
 def test_command_runs(command, folder, tmp_path_factory):
     printed = run(command, folder, tmp_path_factory.getbasetemp() / "cache")
     told = {"generate": "", "eval": "bits per byte"}.get(command.split()[1], "validation loss")
