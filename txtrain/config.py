@@ -41,6 +41,7 @@ RESUMABLE = (
     "samples",
     "save",
     "data.micro_batch_size",
+    "data.micro_batch_tokens",
     "schedule.decay",
     "schedule.end",
     "on_spike",

@@ -62,6 +62,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         new_model = model_function(parts)
         data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
         check_content(parts["task"].func, data)
+        parts["task"].func.check_settings(**parts["task"].keywords)
         check_model(config, parts, partial(new_model, **data.sizes()))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:

@@ -1,6 +1,5 @@
 """A trained model and its tokenizer, from a run, one of its checkpoints or a Hugging Face folder, ready to be used."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,8 @@ from torch import nn
 
 from txtrain.config import check, newest_run, saved_config, to_plain
 from txtrain.data.pixels import Pixels
-from txtrain.data.tokenizer import Pretrained, Tokenizer
+from txtrain.data.special import named_ids
+from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
 from txtrain.interop.peft import is_adapter
@@ -32,6 +32,7 @@ class Trained:
         folder: where the tokenizer's files are.
         end_tokens: any of these ends a text.
         begin: what the decoder of an encoder-decoder begins with.
+        target_tokenizer: of what an encoder-decoder writes, if it is another one.
         labels: names of those that its head scores, if it scores labels.
     """
 
@@ -42,6 +43,7 @@ class Trained:
     folder: Path
     end_tokens: frozenset[int] = frozenset()
     begin: tuple[int, ...] = ()
+    target_tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()
 
     @property
@@ -58,6 +60,11 @@ class Trained:
         if not isinstance(self.inputs, Tokenizer):
             raise UserError(f"{self.folder} reads images, and this is for text: name a model that reads text")
         return self.inputs
+
+    @property
+    def written(self) -> Tokenizer:
+        """The tokenizer of what it writes."""
+        return self.target_tokenizer or self.tokenizer
 
 
 def load_trained(
@@ -117,21 +124,35 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
     except Exception as error:  # the library raises bare Exceptions
         raise UserError(f"{run / 'tokenizer.json'} cannot be read ({error}): restore it or name another run") from error
     axes = {group: parts[group] for group in MODEL_GROUPS if group != "model"}
-    build_model = partial(
-        parts["task"].func.model_class,
-        shape=parts["model"],
-        vocab_size=tokenizer.vocab_size,
-        max_len=max_len,
-        **axes,
-    )
+    sizes = {"vocab_size": tokenizer.vocab_size, "max_len": max_len}
+    if target := _target_tokenizer(run):
+        sizes["target_vocab_size"] = target.vocab_size
+    build_model = partial(parts["task"].func.model_class, shape=parts["model"], **sizes, **axes)
     return Trained(
         model=with_weights(build_model, trained_weights(build_model, checkpoint)),
         inputs=tokenizer,
         max_len=max_len,
         axes={group: config[group] for group in MODEL_GROUPS},
         folder=run,
-        end_tokens=frozenset({tokenizer.end_of_text}),
+        target_tokenizer=target,
+        **{"end_tokens": frozenset({tokenizer.end_of_text}), **_decoder_tokens(run)},
     )
+
+
+def _target_tokenizer(folder: Path) -> Tokenizer | None:
+    """Of what the decoder writes, where it has one of its own."""
+    if not (folder / TARGET_FILE).is_file():
+        return None
+    tokenizer = Pretrained(path=str(folder / TARGET_FILE))
+    tokenizer.fit()
+    return tokenizer
+
+
+def _decoder_tokens(folder: Path) -> dict[str, Any]:
+    """What a folder names that ends a text, and what begins one."""
+    named = named_ids(folder)
+    found = {"begin": (*named["decoder_start_token_id"], *named["forced_bos_token_id"])}
+    return found | ({"end_tokens": frozenset(named["eos_token_id"])} if named["eos_token_id"] else {})
 
 
 def _from_folder(folder: Path) -> Trained:
@@ -169,23 +190,5 @@ def _text_of(imported: Imported) -> dict[str, Any]:
             f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens for a model of {vocab_size}: "
             "restore the one that it was trained with"
         )
-    said = imported.config | _read_json(folder / "generation_config.json")
-    return {
-        "inputs": tokenizer,
-        "end_tokens": frozenset(_ids(said, "eos_token_id") or [tokenizer.end_of_text]),
-        "begin": (*_ids(said, "decoder_start_token_id"), *_ids(said, "forced_bos_token_id")),
-    }
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): restore it") from error
-    return content
-
-
-def _ids(config: dict[str, Any], key: str) -> list[int]:
-    """A number, a list of them, or none."""
-    value = config.get(key)
-    return [] if value is None else list(value) if isinstance(value, list) else [int(value)]
+    ends = {"end_tokens": frozenset({tokenizer.end_of_text})}
+    return {"inputs": tokenizer, "target_tokenizer": _target_tokenizer(folder)} | ends | _decoder_tokens(folder)

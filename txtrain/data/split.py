@@ -1,6 +1,7 @@
 """The split into training and validation: by a hash of each document, so that it survives reordering and additions."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -67,3 +68,28 @@ class Split:
 def _score(key: str) -> float:
     digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
+
+
+def linked(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """For each pair the name of its group: pairs with the same source or the same target are in one, and so on.
+
+    Held out by group, no source and no target is on both sides of a split. Case, spaces and punctuation make no
+    difference. A group is named by the first of its texts in the order of the alphabet.
+    """
+    names: dict[str, str] = {}  # of a text, another one in its group; the name of a group is its own
+
+    def name(text: str) -> str:
+        while (above := names.setdefault(text, text)) != text:
+            names[text] = text = names[above]
+        return text
+
+    # A space before the targets' texts tells them from the sources'.
+    keys = [(_letters(source), f" {_letters(target)}") for source, target in pairs]
+    for source, target in keys:
+        low, high = sorted((name(source), name(target)))
+        names[high] = low
+    return [name(source) for source, _ in keys]
+
+
+def _letters(text: str) -> str:
+    return "".join(re.findall(r"\w", text.casefold())) or text

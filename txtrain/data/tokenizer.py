@@ -3,6 +3,7 @@
 Each is a `tokenizers.Tokenizer` inside, so each saves one file that the `tokenizers` and `transformers` libraries load.
 """
 
+import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -12,10 +13,12 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from txtrain.data.special import DecoderTokens, named_ids
 from txtrain.data.template import ChatTemplate, named_tokens
 from txtrain.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+TARGET_FILE = "target_tokenizer.json"  # beside tokenizer.json, where sources and targets have one each
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 # Encoding uses every core. Said aloud, because a later fork (a DataLoader worker) otherwise prints a warning.
@@ -63,6 +66,14 @@ class Tokenizer(ABC):
     def chat_template(self) -> ChatTemplate | None:
         """How conversations are written for this tokenizer, if it says so."""
         return None
+
+    def decoder_tokens(self) -> DecoderTokens:
+        """What the decoder of an encoder-decoder begins with, and what ends its text."""
+        return DecoderTokens(start=self.end_of_text, ends=frozenset({self.end_of_text}))
+
+    def twin(self) -> "Tokenizer":
+        """Another one with the same settings, for the targets of a translation; before `fit` or `load`."""
+        return copy.deepcopy(self)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, on all cores, without special tokens: `<|endoftext|>` in a text is spelt out."""
@@ -237,6 +248,23 @@ class Pretrained(Tokenizer):
 
     def chat_template(self) -> ChatTemplate | None:
         return ChatTemplate.of_folder(self._file.parent)
+
+    def decoder_tokens(self) -> DecoderTokens:
+        named = named_ids(self._file.parent)
+        return DecoderTokens(
+            start=(named["decoder_start_token_id"] or [self.end_of_text])[0],
+            forced=tuple(named["forced_bos_token_id"]),
+            ends=frozenset(named["eos_token_id"] or [self.end_of_text]),
+        )
+
+    def twin(self) -> "Pretrained":
+        path = self._file.parent / TARGET_FILE
+        if not path.is_file():
+            raise UserError(
+                f"data.vocabulary=separate needs a tokenizer of the targets, and {path} is not there: put it there, or "
+                "set data.vocabulary=shared"
+            )
+        return Pretrained(path=str(path), end_of_text=self._ending)
 
     def _configured(self) -> list[str]:
         """The end of text that a Hugging Face folder names, if it does."""

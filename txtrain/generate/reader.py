@@ -55,10 +55,10 @@ class EncoderDecoderReader:
         memory = self.model.encode(source, padding)
         self.cache = self.model.new_cache(batch=len(prompts), capacity=len(self.first) + self.room)
         first = torch.tensor([self.first] * len(prompts), device=self.device)
-        return last_logits(self.model.decoder, first, memory=memory, memory_padding=padding, cache=self.cache)
+        return self.model.decode(first, memory=memory, memory_padding=padding, cache=self.cache)[:, -1]
 
     def read(self, tokens: Tensor) -> Tensor:
-        return self.model.decoder(tokens[:, None], cache=self.cache)[:, -1]
+        return self.model.decode(tokens[:, None], cache=self.cache)[:, -1]
 
     def select(self, rows: Tensor) -> None:
         self.cache.select(rows)

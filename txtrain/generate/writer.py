@@ -63,7 +63,7 @@ class Writer:
         return Continuation(
             prompt,
             context=context,
-            decode=self.trained.tokenizer.decode,
+            decode=self.trained.written.decode,
             limit=min(self.max_new_tokens, self.context - len(context)),
             end_tokens=self.trained.end_tokens | end_tokens,
             stop=self.stop,
@@ -101,7 +101,7 @@ class Writer:
     def _ends(self, text: Continuation, tokens: tuple[int, ...]) -> bool:
         if tokens[-1] in text.end_tokens:
             return True
-        written = self.trained.tokenizer.decode(list(tokens)) if self.stop else ""
+        written = self.trained.written.decode(list(tokens)) if self.stop else ""
         return any(string in written for string in self.stop)
 
     def _generator(self, number: int) -> torch.Generator:

@@ -143,7 +143,7 @@ class Encoder(nn.Module):
                 "embedding.shared=false is for encoder-decoders, and this model has one stack: leave it out"
             )
         grid = self.embedding.grid
-        longest = self.embedding.max_len or max_len
+        longest = max_len if grid is None else grid.length
         if longest is None:
             raise ValueError("max_len is missing: give the longest sequence in training")
         stack = Stack(
@@ -235,17 +235,36 @@ class EncoderDecoder(nn.Module):
     Args:
         vocab_size, max_len, shape, embedding, head, axes: as in `Encoder` and `Decoder`; both sides have them alike.
             `shape.num_decoder_layers` is the decoder's depth; `embedding.shared` is whether the token vectors are one.
+        target_vocab_size: number of different tokens that the decoder knows, if they are others than the encoder's.
     """
 
-    def __init__(self, *, shape: Shape, head: Callable[..., Head], **rest: Any) -> None:
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        shape: Shape,
+        head: Callable[..., Head],
+        target_vocab_size: int | None = None,
+        **rest: Any,
+    ) -> None:
         super().__init__()
         depth, decoder_depth = shape.num_layers, shape.num_decoder_layers or shape.num_layers
         one = replace(shape, num_decoder_layers=None)
-        self.encoder = Encoder(shape=one, other_layers=decoder_depth, **rest)
+        self.encoder = Encoder(vocab_size=vocab_size, shape=one, other_layers=decoder_depth, **rest)
         self.decoder = Decoder(
-            shape=replace(one, num_layers=decoder_depth), other_layers=depth, cross=True, head=head, **rest
+            vocab_size=target_vocab_size or vocab_size,
+            shape=replace(one, num_layers=decoder_depth),
+            other_layers=depth,
+            cross=True,
+            head=head,
+            **rest,
         )
         source, target = self.encoder.embedding, self.decoder.embedding
+        if source.shared and target_vocab_size is not None:
+            raise ValueError(
+                "source and target have vocabularies of their own, and embedding.shared=true is one set of token "
+                "vectors for both: set embedding.shared=false"
+            )
         if source.shared and isinstance(source, Embedding) and isinstance(target, Embedding):
             target.tokens.weight = source.tokens.weight
             if source.tied:
@@ -253,12 +272,22 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor, source_padding: Tensor | None = None) -> Tensor:
         """source (B, S), target (B, T), source_padding (B, S), True for real tokens → logits (B, T, V)."""
-        memory = self.encode(source, source_padding)
-        return self.decoder(target, memory=memory, memory_padding=source_padding)
+        return self.decode(target, memory=self.encode(source, source_padding), memory_padding=source_padding)
 
     def encode(self, source: Tensor, padding: Tensor | None = None) -> Tensor:
         """source and its padding (B, S) → the memory (B, S, D) that `decoder` takes."""
         return self.encoder(source, padding=padding)
+
+    def decode(
+        self,
+        target: Tensor,
+        *,
+        memory: Tensor | None = None,
+        memory_padding: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """target (B, T), memory (B, S, D), which a cache has kept, and its padding (B, S) → logits (B, T, V)."""
+        return self.decoder(target, memory=memory, memory_padding=memory_padding, cache=cache)
 
     def new_cache(self, *, batch: int, capacity: int = 256) -> Cache:
         """An empty cache for the decoder, which then needs the memory at its first pass only."""

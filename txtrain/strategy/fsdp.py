@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from txtrain.model.block import Block
 from txtrain.strategy.portable import Portable
@@ -43,6 +43,9 @@ class FSDP(Portable, ModelParallelStrategy):
             if isinstance(module, Block):
                 fully_shard(module, **options)
         fully_shard(model, **options)
+        for name in ("encode", "decode"):  # ways into an encoder-decoder beside its forward pass
+            if hasattr(model, name):
+                register_fsdp_forward_method(model, name)
 
 
 def shard(strategy: Strategy, model: nn.Module) -> None:

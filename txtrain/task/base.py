@@ -72,6 +72,10 @@ class Task(LightningModule):
         self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
 
+    @classmethod
+    def check_settings(cls, **settings: Any) -> None:
+        """Refuses values of the `task` group that it cannot work with, before any data are read."""
+
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What to minimise and the plain cross-entropy, each summed over the batch's valid targets."""

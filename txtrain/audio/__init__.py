@@ -1,1 +1,0 @@
-"""Sound: files, spectrograms, augmentation, and speech that is made on the spot."""

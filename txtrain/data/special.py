@@ -1,0 +1,57 @@
+"""What a decoder begins with and what ends its text, as Hugging Face folders say it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from txtrain.errors import UserError
+
+FILE = "generation_config.json"
+KEYS = ("decoder_start_token_id", "forced_bos_token_id", "eos_token_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTokens:
+    """Ids for the decoder of an encoder-decoder.
+
+    Args:
+        start: what it reads first.
+        forced: what it then has to write (BART).
+        ends: any of these ends its text.
+    """
+
+    start: int
+    forced: tuple[int, ...] = ()
+    ends: frozenset[int]
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """What it has read before the first token that it writes by itself."""
+        return (self.start, *self.forced)
+
+    def save(self, folder: Path) -> None:
+        """Writes the file that transformers reads too."""
+        ids = dict(zip(KEYS, (self.start, list(self.forced), sorted(self.ends)), strict=True))
+        plain = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in ids.items()}
+        (folder / FILE).write_text(json.dumps({key: value for key, value in plain.items() if value != []}) + "\n")
+
+
+def named_ids(folder: Path) -> dict[str, list[int]]:
+    """The ids by their keys, that a folder's generation_config.json names, else its config.json."""
+    said = read_json(folder / "config.json") | read_json(folder / FILE)
+    return {key: _ids(said.get(key)) for key in KEYS}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file, empty if there is no such file."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): restore it") from error
+    return content
+
+
+def _ids(value: Any) -> list[int]:
+    """A number, a list of them, or none."""
+    return [] if value is None else list(value) if isinstance(value, list) else [int(value)]

@@ -1,0 +1,88 @@
+"""Translation: an encoder reads the source, and a decoder writes the target (https://arxiv.org/abs/1706.03762)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from txtrain.generate.translate import InStep, Translator
+from txtrain.model import EncoderDecoder
+from txtrain.task.base import Batch, Task
+from txtrain.task.overlap import Overlap
+
+
+class Translation(Task):
+    """Each target token is predicted from the whole source and the target tokens before it.
+
+    In training the decoder reads the true target (teacher forcing); no padding of it needs a mask, since no token sees
+    those after it. Validation translates too, and counts what BLEU and chrF are made of, so that they are those of the
+    whole set on any number of devices.
+
+    A batch has source and source_padding (B, S), tokens and targets (B, T), and index (B,).
+
+    Args:
+        beams: hypotheses of beam search in validation; 1 takes the likeliest token each time.
+        length_penalty: of beam search: a finished translation's log probability is divided by length^this.
+        bleu_tokenize: sacrebleu's tokenizer for BLEU, such as `13a`, `zh`, `ja-mecab`.
+        base: as in `Task`.
+    """
+
+    model_class = EncoderDecoder
+    content = "translations"
+
+    def __init__(self, *, beams: int = 1, length_penalty: float = 1.0, bleu_tokenize: str = "13a", **base: Any) -> None:
+        super().__init__(**base)
+        self.beams, self.length_penalty = beams, length_penalty
+        self.overlap = Overlap(tokenize=bleu_tokenize)
+
+    @classmethod
+    def check_settings(cls, *, beams: int = 1, bleu_tokenize: str = "13a", **settings: Any) -> None:
+        if beams < 1:
+            raise ValueError(f"task.beams is {beams}: give 1 or more, such as task.beams=4")
+        Overlap(tokenize=bleu_tokenize)
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self.model(batch["source"], batch["tokens"], batch["source_padding"])
+        return self.loss(logits, batch["targets"])
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        sources = [row[real].tolist() for row, real in zip(batch["source"], batch["source_padding"], strict=True)]
+        written = self.translate(sources)
+        real = [(row, number) for row, number in enumerate(batch["index"].tolist()) if number >= 0]
+        references = self.trainer.datamodule.references([number for _, number in real])
+        counts = self.overlap.counts([written[row] for row, _ in real], [target for _, target in references])
+        return super().sums(batch) | {name: count.to(self.device) for name, count in counts.items()}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        found = super().metrics(sums)
+        perplexity = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
+        return found | {"perplexity": perplexity} | self.overlap.scores(sums)
+
+    def translate(self, sources: Sequence[Sequence[int]]) -> list[str]:
+        """Translations of a few sources (ids). Every rank must call it, with as many sources as it likes."""
+        data = self.trainer.datamodule
+        assert isinstance(self.model, EncoderDecoder)
+        translator = Translator(
+            self.model,
+            decode=data.target_tokenizer.decode,
+            tokens=data.decoder_tokens,
+            max_len=data.seq_len,
+            beams=self.beams,
+            length_penalty=self.length_penalty,
+        )
+        readers: list[InStep] = []
+
+        def in_step(reader: Any) -> InStep:
+            readers.append(InStep(reader, self._anyone))
+            return readers[0]
+
+        written = translator.translate(sources, in_step)
+        readers[0].finish()
+        return written
+
+    def _anyone(self, here: bool) -> bool:
+        if self.trainer.world_size == 1:
+            return False
+        return bool(self._sum_over_ranks(torch.tensor(int(here), device=self.device)))
