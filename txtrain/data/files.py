@@ -31,17 +31,31 @@ COMPRESSED = (".gz", ".zst")
 READING_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError, ValueError, NotImplementedError)
 
 
-def find_files(paths: str | list[str], key: str = "data.path") -> list[Path]:
-    """The files that paths, folders and globs name, sorted and without repeats."""
+def find_files(
+    paths: str | list[str],
+    key: str = "data.path",
+    *,
+    kinds: tuple[str, ...] = DOCUMENTS,
+    also: tuple[str, ...] = PLAIN,
+) -> list[Path]:
+    """The files that paths, folders and globs name, sorted and without repeats.
+
+    Args:
+        paths: what the user typed.
+        key: where.
+        kinds: extensions that are meant, for which folders are searched.
+        also: extensions that are taken where a path or a glob names them.
+    """
     found: set[Path] = set()
     for path in [paths] if isinstance(paths, str) else paths:
-        found.update(_expand(path, key))
+        found.update(_expand(path, key, kinds))
     files = sorted(found)
     for file in files:
-        if kind(file) not in (*DOCUMENTS, *PLAIN):
+        if kind(file) not in (*kinds, *also):
+            rename = ", or rename a text file to .txt" if ".txt" in kinds else ""
             raise UserError(
-                f"{key}: {file} has the unknown extension {kind(file)}: give {', '.join(DOCUMENTS)} "
-                f"(or {', '.join(COMPRESSED)} of them), or rename a text file to .txt"
+                f"{key}: {file} has the unknown extension {kind(file)}: give {', '.join(kinds)} "
+                f"(or {', '.join(COMPRESSED)} of them){rename}"
             )
         if not os.access(file, os.R_OK):
             raise UserError(f"{key}: {file} may not be read: give a file that you have the right to read")
@@ -61,7 +75,7 @@ def state(files: list[Path]) -> list[tuple[str, int, int]]:
 
 def read_documents(file: Path, field: str) -> Iterator[str]:
     """Documents of a file: a line of .jsonl, a row of .parquet, otherwise the whole file."""
-    with _readable(file):
+    with readable(file):
         if kind(file) == ".jsonl":
             for place, content in _read_jsonl(file):
                 yield _field(content, field, place)
@@ -73,19 +87,19 @@ def read_documents(file: Path, field: str) -> Iterator[str]:
 
 def read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
     """The JSON of each line that is not empty, and where it is, in words."""
-    with _readable(file):
+    with readable(file):
         yield from _read_jsonl(file)
 
 
 def read_lines(file: Path) -> Iterator[str]:
     """The lines of a text, which only a line feed ends, with or without a carriage return before it."""
-    with _readable(file), _open(file) as stream, io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines:
+    with readable(file), open_file(file) as stream, io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines:
         for line in lines:
             yield line.rstrip("\r\n")
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def readable(file: Path) -> Iterator[None]:
     """Around the reading of a file: what is wrong with it becomes one line."""
     try:
         yield
@@ -96,13 +110,13 @@ def _readable(file: Path) -> Iterator[None]:
         raise UserError(f"{file} cannot be read ({reason}): give a whole {file.suffix or 'text'} file") from None
 
 
-def _expand(path: str, key: str) -> list[Path]:
+def _expand(path: str, key: str, kinds: tuple[str, ...]) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir():
-        files = [file for file in place.rglob("*") if file.is_file() and kind(file) in DOCUMENTS]
+        files = [file for file in place.rglob("*") if file.is_file() and kind(file) in kinds]
         if not files:
             raise UserError(
-                f"{key}={path} has no {', '.join(DOCUMENTS)} file: give a file or a glob such as '{path}/**/*.py'"
+                f"{key}={path} has no {', '.join(kinds)} file: give a file or a glob such as '{path}/**/*.py'"
             )
         return files
     if place.exists():
@@ -113,7 +127,7 @@ def _expand(path: str, key: str) -> list[Path]:
     return files
 
 
-def _open(file: Path) -> BinaryIO:
+def open_file(file: Path) -> BinaryIO:
     if file.suffix == ".gz":
         return cast(BinaryIO, gzip.open(file, "rb"))
     if file.suffix == ".zst":
@@ -123,7 +137,7 @@ def _open(file: Path) -> BinaryIO:
 
 def _read_text(file: Path) -> str:
     # Not through `datasets`: its text builder turns "\r\n" and "\r" into "\n", whatever its options.
-    with _open(file) as stream:
+    with open_file(file) as stream:
         text = stream.read().decode("utf-8")
     if "\0" in text:
         raise UserError(f"{file} is binary, not text (a zero at character {text.index(chr(0))}): give a text file")
@@ -166,7 +180,7 @@ def _dataset(builder: Literal["text", "parquet"], file: Path) -> Iterator[Callab
         path = Path(folder, f"file{kind(file)}")
         if builder == "parquet" and file.suffix in COMPRESSED:
             # Parquet is read from its end, so it cannot be unpacked as it is read.
-            with _open(file) as source, path.open("wb") as target:
+            with open_file(file) as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
         else:
             path = path.with_name(f"{path.name}{file.suffix if file.suffix in COMPRESSED else ''}")

@@ -28,6 +28,11 @@ def permute(index: NDArray[np.integer], *, size: int, seed: int, epoch: int) -> 
     return result.astype(np.int64)
 
 
+def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Of all that is random in a sample (masking, augmentation), on any rank, in any worker, and after a resume."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index])))
+
+
 class StepSamples(NamedTuple):
     """What an optimizer step is trained on: samples at the positions from `position` on of an epoch's permutation."""
 

@@ -23,6 +23,11 @@ class Input(nn.Module, ABC):
     tied: bool = False
     shared: bool = True
 
+    @property
+    def max_len(self) -> int | None:
+        """Vectors of the longest input in training, where this is what knows it."""
+        return None if self.grid is None else self.grid.length
+
     @abstractmethod
     def initialise(self) -> None:
         """Draws the initial weights."""

@@ -143,7 +143,7 @@ class Encoder(nn.Module):
                 "embedding.shared=false is for encoder-decoders, and this model has one stack: leave it out"
             )
         grid = self.embedding.grid
-        longest = max_len if grid is None else grid.length
+        longest = self.embedding.max_len or max_len
         if longest is None:
             raise ValueError("max_len is missing: give the longest sequence in training")
         stack = Stack(

@@ -1,0 +1,56 @@
+"""Files of sound that soundfile wrote, read as one channel at the rate that is asked for."""
+
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from txtrain.audio.files import UnreadableError, find_audio, read_audio, to_16_bits, to_floats
+
+
+def tone(rate: int, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * math.pi * hertz * np.arange(rate) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind, closest", [("wav", 1e-4), ("flac", 1e-4), ("ogg", 0.05), ("mp3", 0.05)])
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_each_kind_of_file_is_read(tmp_path, kind, closest, rate):
+    path = tmp_path / f"tone.{kind}"
+    soundfile.write(path, np.stack([tone(rate), np.zeros(rate, np.float32)], axis=1), rate)  # the mean halves it
+    waveform, own_rate = read_audio(path, 16000)
+    assert own_rate == rate and waveform.dtype == np.int16
+    assert abs(len(waveform) - 16000) <= (2000 if kind == "mp3" else 1)
+    middle = to_floats(waveform)[4000:12000].numpy()
+    expected = tone(16000)[:8000] / 2
+    spectrum, wanted = np.abs(np.fft.rfft(middle)), np.abs(np.fft.rfft(expected))
+    assert spectrum.argmax() == wanted.argmax()  # the same tone, whatever the codec's delay
+    assert spectrum.max() == pytest.approx(wanted.max(), rel=max(closest, 0.01))
+
+
+def test_what_cannot_be_read_is_said_in_words(tmp_path):
+    broken = {"text.wav": b"no sound at all", "empty.flac": b"", "cut.ogg": b"OggS\0\0"}
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UnreadableError, match=r"^[^\n]{5,}$"):
+            read_audio(tmp_path / name, 16000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(0, np.float32), 16000)
+    with pytest.raises(UnreadableError, match="no samples"):
+        read_audio(tmp_path / "silent.wav", 16000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
+    with pytest.raises(UnreadableError, match="no numbers"):
+        read_audio(tmp_path / "nan.wav", 16000)
+
+
+def test_sixteen_bits_are_rounded_and_cut_off():
+    waveform = torch.tensor([-1.5, -1.0, 0.0, 0.25, 1.0, 2.0])
+    assert to_16_bits(waveform).tolist() == [-32767, -32767, 0, 8192, 32767, 32767]
+    torch.testing.assert_close(to_floats(to_16_bits(waveform)), waveform.clamp(-1, 1), atol=2e-5, rtol=0)
+
+
+def test_files_are_found_in_order_at_any_depth(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("z.WAV", "b/a.mp3", "b/notes.txt", "a.flac"):
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in find_audio(tmp_path)] == ["a.flac", "b/a.mp3", "z.WAV"]

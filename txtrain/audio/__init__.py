@@ -1,0 +1,1 @@
+"""Sound: files, spectrograms, augmentation, and speech that is made on the spot."""

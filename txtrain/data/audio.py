@@ -1,0 +1,292 @@
+"""Clips of sound with a label or a transcript each: decoded once, spectrograms made as they are read."""
+
+import json
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from txtrain.audio.augment import Augment
+from txtrain.audio.batch import Fill, crop, fill_up, stack
+from txtrain.audio.clips import Clip, Recording, Waveforms, read_clips, read_notes, write_clips, write_notes
+from txtrain.audio.ctc import frames_needed
+from txtrain.audio.files import to_floats
+from txtrain.audio.mel import LogMel
+from txtrain.data import cache
+from txtrain.data.base import Data, Origin
+from txtrain.data.labels import balance, check_known, find_labels, read_labels, write_labels
+from txtrain.data.order import sample_generator
+from txtrain.data.packing import IGNORED, PADDING
+from txtrain.errors import UserError
+from txtrain.printable import duration, short
+
+FRAMES_PER_VECTOR = 2  # of embedding=convolutions
+
+Split = Literal["train", "validation"]
+
+
+class AudioData(Data):
+    """Clips as log-mel spectrograms; a subclass says where they come from and whether each has a label or a transcript.
+
+    A clip longer than `max_seconds` is cropped if it has a label, anywhere in training and in the middle for
+    validation; one with a transcript is left out, since nobody knows which words a part holds.
+
+    Args:
+        features: makes spectrograms.
+        augment: changes training clips.
+        max_seconds: of the longest clip that a model reads.
+        fill: shorter clips are filled up to the longest of their batch and what fills them is hidden from the model
+            (`mask`), or with silence to `max_seconds`, which it hears (`silence`, as Whisper was trained).
+        base: those of all data.
+    """
+
+    transcribed: bool  # whether clips have a transcript rather than a label
+
+    def __init__(
+        self,
+        *,
+        features: LogMel,
+        augment: Augment,
+        max_seconds: float = 10.0,
+        fill: Fill = "mask",
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if max_seconds < 0.1:
+            raise UserError(f"data.max_seconds={max_seconds} is too short: set data.max_seconds=0.1 or more")
+        self.features, self.augment, self.fill = features, augment, fill
+        self.max_samples = round(max_seconds * features.sample_rate)
+        self.max_seconds = max_seconds
+        self.labels: Sequence[str] = []
+        self._known: Sequence[str] | None = None  # labels of a trained model
+        self._for_evaluation = False
+        self.clips: dict[Split, list[Clip]] = {}
+        self.left_out: Counter[str] = Counter()  # clips, by the reason
+
+    @property
+    def content(self) -> str:  # type: ignore[override]
+        return "transcribed sound" if self.transcribed else "labelled sound"
+
+    # What a subclass says
+
+    @abstractmethod
+    def identity(self) -> Any:
+        """What tells these clips from any other, cheaply and as plain JSON."""
+
+    @abstractmethod
+    def recordings(self, notes: dict[str, str]) -> Iterator[Recording]:
+        """All clips, at the sample rate of `features`; `notes` takes what the user is to be told, by name."""
+
+    # Making and finding them
+
+    def fingerprint(self) -> str:
+        text = self.tokenizer.fingerprint() if self.transcribed else None
+        return cache.fingerprint(clips=self._clips_fingerprint(), text=text, max_samples=self.max_samples)
+
+    def _clips_fingerprint(self) -> str:
+        return cache.fingerprint(sound=self.identity(), sample_rate=self.features.sample_rate)
+
+    def adopt(self, run_dir: Path) -> None:
+        if not self.transcribed:
+            self._known = read_labels(run_dir)
+
+    def hold_out_all(self) -> None:
+        self._for_evaluation = True
+
+    def prepare(self) -> None:
+        self.open(cache.entry(self.cache_dir, self._clips_fingerprint(), self._write))
+        if self.transcribed:
+            self._prepare_transcripts()
+        else:
+            self._prepare_labels()
+        for clips, aim in ((self.clips["train"], "train on"), (self.clips["validation"], "validate on")):
+            if not clips and not self._for_evaluation:
+                reason = f" ({', '.join(self.left_out)})" if self.left_out else ""
+                raise UserError(f"{self._named()} leaves no clip to {aim}{reason}: give more, or others")
+
+    def open(self, folder: Path) -> None:
+        self.folder = folder
+        self.clips = {"train": [], "validation": []}
+        for clip in read_clips(folder):
+            self.clips["validation" if clip.held_out or self._for_evaluation else "train"].append(clip)
+
+    def _write(self, folder: Path) -> None:
+        notes: dict[str, str] = {}
+        write_clips(folder, self.recordings(notes))
+        write_notes(folder, notes)
+
+    def _prepare_labels(self) -> None:
+        train, validation = self.clips["train"], self.clips["validation"]
+        self.labels = self._known or find_labels([clip.said for clip in train], self._named())
+        check_known([(clip.said, clip.source) for clip in (*train, *validation)], self.labels)
+
+    def _prepare_transcripts(self) -> None:
+        name = cache.fingerprint(clips=self._clips_fingerprint(), tokenizer=self.tokenizer.fingerprint())
+        texts = [clip.said for clip in self.clips["train"]]
+
+        def write(folder: Path) -> None:
+            self.tokenizer.fit(texts)
+            self.tokenizer.save(folder / "tokenizer.json")
+
+        self.tokenizer.load(cache.entry(self.cache_dir, name, write) / "tokenizer.json")
+        self.left_out.clear()
+        self.clips = {split: self._whole(clips) for split, clips in self.clips.items()}
+
+    def _whole(self, clips: list[Clip]) -> list[Clip]:
+        """Those that can be recognised as a whole."""
+        whole = []
+        encoded = self.tokenizer.encode_batch([clip.said for clip in clips])
+        for clip, ids in zip(clips, encoded, strict=True):
+            frames = self.features.num_frames(self.augment.shortest(clip.samples))
+            if clip.samples > self.max_samples:
+                self.left_out[f"longer than data.max_seconds={self.max_seconds:g}"] += 1
+            elif frames < FRAMES_PER_VECTOR * frames_needed(ids):
+                self.left_out["with more text than anybody says in their time"] += 1
+            else:
+                whole.append(clip)
+        return whole
+
+    def samples(self, split: Split) -> "AudioSamples":
+        clips = self.clips[split]
+        if self.transcribed:
+            targets = [np.array(ids, dtype=np.int64) for ids in self.tokenizer.encode_batch([c.said for c in clips])]
+        else:
+            number = {name: i for i, name in enumerate(self.labels)}
+            targets = [np.array(number[clip.said], dtype=np.int64) for clip in clips]
+        return AudioSamples(
+            waveforms=Waveforms(self.folder / "waveforms.bin", clips),
+            targets=targets,
+            features=self.features,
+            augment=self.augment if split == "train" else None,
+            seed=self.seed,
+            max_samples=self.max_samples,
+            fill=self.fill,
+        )
+
+    def said(self, split: Split, index: Sequence[int]) -> list[str]:
+        """The labels or transcripts of some clips, as they were given."""
+        return [self.clips[split][i].said for i in index]
+
+    # What is told of them
+
+    def sizes(self) -> dict[str, int]:
+        sizes = {"num_mels": self.features.num_mels, "max_frames": self.features.num_frames(self.max_samples)}
+        if self.transcribed:
+            return sizes | {"vocab_size": self.tokenizer.vocab_size if self.clips else 1}
+        return sizes | {"num_labels": len(self.labels) or 1}
+
+    def description(self) -> str:
+        parts = []
+        for aim, clips in (("to train on", self.clips["train"]), ("to validate", self.clips["validation"])):
+            seconds = sum(clip.samples for clip in clips) / self.features.sample_rate
+            parts.append(f"{short(len(clips))} clips ({duration(seconds)}) {aim}")
+        what = f"vocabulary of {self.tokenizer.vocab_size}" if self.transcribed else f"{len(self.labels)} classes"
+        return f"{', '.join(parts)}; {what}"
+
+    def unit(self) -> str:
+        return f"clips of up to {self.max_seconds:g} s"
+
+    def details(self) -> dict[str, str]:
+        told = dict(read_notes(self.folder))
+        if not self.transcribed:
+            counts = Counter(clip.said for clip in self.clips["train"])
+            told["classes"] = balance([counts[label] for label in self.labels], self.labels)
+        if self.left_out:
+            told["left out"] = ", ".join(f"{count} clips {reason}" for reason, count in self.left_out.items())
+        return told
+
+    def save(self, run_dir: Path) -> None:
+        if self.transcribed:
+            self.tokenizer.save(run_dir / "tokenizer.json")
+        else:
+            write_labels(run_dir, self.labels)
+
+    def check_saved(self, run_dir: Path) -> None:
+        if self.transcribed:
+            path = run_dir / "tokenizer.json"
+            same = path.is_file() and json.loads(path.read_text()) == json.loads(self.tokenizer.core.to_str())
+        else:
+            same = read_labels(run_dir) == self.labels
+        if not same:
+            raise UserError(
+                f"resume={run_dir}: the data have changed since the run began and have other "
+                f"{'characters' if self.transcribed else 'labels'}: put them back, or start a new run"
+            )
+
+    def origin(self, index: int) -> Origin:
+        clip = self.clips["train"][index]
+        return Origin(places=[clip.source], text=clip.said)
+
+    def _named(self) -> str:
+        """The source in the words of the command line."""
+        return "the data"
+
+
+class AudioSamples:
+    """Spectrograms and targets of one split.
+
+    Args:
+        waveforms: of its clips.
+        targets: of each clip, a label () or tokens (L,).
+        features: makes spectrograms.
+        augment: changes clips; None for validation.
+        seed: of what is random.
+        max_samples: of the longest clip.
+        fill: as in `AudioData`.
+    """
+
+    def __init__(
+        self,
+        *,
+        waveforms: Waveforms,
+        targets: Sequence[NDArray[np.int64]],
+        features: LogMel,
+        augment: Augment | None,
+        seed: int,
+        max_samples: int,
+        fill: Fill,
+    ) -> None:
+        self.waveforms, self.targets, self.features, self.augment = waveforms, targets, features, augment
+        self.seed, self.max_samples, self.fill = seed, max_samples, fill
+        self.max_frames = features.num_frames(max_samples)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, index: NDArray[np.int64], epoch: int = 0) -> dict[str, Tensor]:
+        """frames (B, F, M), lengths (B,) in frames, targets (B,) of labels or (B, L) of tokens, index (B,).
+
+        A row for `PADDING` has one silent frame and no target.
+        """
+        rows = [row for row, i in enumerate(index.tolist()) if i != PADDING]
+        randoms = [sample_generator(self.seed, epoch, int(index[row])) for row in rows]
+        spectrograms = self.features(
+            [self._waveform(int(index[r]), random) for r, random in zip(rows, randoms, strict=True)]
+        )
+        if self.augment is not None:
+            spectrograms = list(map(self.augment.spectrogram, spectrograms, randoms))
+        clips = dict(zip(rows, spectrograms, strict=True))
+        batch = stack(
+            [clips.get(row) for row in range(len(index))], num_mels=self.features.num_mels, max_frames=self.max_frames
+        )
+        return batch | {"targets": self._targets(index), "index": torch.from_numpy(index)}
+
+    def _waveform(self, index: int, random: np.random.Generator) -> Tensor:
+        waveform, place = to_floats(self.waveforms[index]), 0.5
+        if self.augment is not None:
+            waveform, place = self.augment.waveform(waveform, random), random.uniform()
+        waveform = crop(waveform, self.max_samples, place)
+        return fill_up(waveform, self.max_samples) if self.fill == "silence" else waveform
+
+    def _targets(self, index: NDArray[np.int64]) -> Tensor:
+        words = self.targets[0].ndim == 1
+        none = np.full(1 if words else (), IGNORED, dtype=np.int64)
+        rows = [torch.from_numpy(none if i == PADDING else self.targets[i]) for i in index]
+        return pad_sequence(rows, batch_first=True, padding_value=IGNORED) if words else torch.stack(rows)
