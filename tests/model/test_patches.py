@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from txtrain.model import EncoderWithHead, Shape
 from txtrain.model.attention import Attention
 from txtrain.model.embed import Embedding
-from txtrain.model.encoding.alibi import Alibi
+from txtrain.model.encoding.fire import Fire
 from txtrain.model.encoding.learned import Learned
 from txtrain.model.encoding.none import NoEncoding
 from txtrain.model.ffn import FeedForward
@@ -107,7 +107,7 @@ def test_of_tokens_in_a_row_the_first_is_pooled_and_transformed():
         ({"head": Head}, "set head=class_token"),
         ({"head": partial(PoolingHead, dropout=1.0)}, "head.dropout is 1.0"),
         ({"embedding": Embedding}, "set embedding=patches"),
-        ({"encoding": Alibi}, "knows no positions on a grid"),
+        ({"encoding": Fire}, "knows no positions on a grid"),
         ({"encoding": partial(Learned, max_len=99)}, "encoding.max_len and encoding.offset"),
         ({"vocab_size": 9, "num_labels": 5}, "set embedding=default"),
         ({"vocab_size": 9, "max_len": 8, "embedding": Embedding}, "set head=default"),

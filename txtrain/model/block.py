@@ -11,6 +11,25 @@ from txtrain.model.norm.base import NormPlacement
 from txtrain.model.shape import Stack
 
 
+class DropPath(nn.Module):
+    """Leaves out a sublayer's branch for some samples of a batch, in training (https://arxiv.org/abs/1603.09382).
+
+    Args:
+        rate: the share of samples.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → the same; what stays is scaled up, so that the mean is too."""
+        if not self.training or not self.rate:
+            return x
+        kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.rate)
+        return x * (kept / (1 - self.rate))
+
+
 class Block(nn.Module):
     """The sublayers of one layer. It is the unit of checkpointing, compilation and sharding.
 
@@ -37,6 +56,7 @@ class Block(nn.Module):
         self.ffn = ffn(stack=stack)
         self.norm = norm.wiring()
         self.dropout = nn.Dropout(stack.dropout) if stack.dropout else nn.Identity()
+        self.drop_path = DropPath(stack.shape.drop_path * layer / max(1, stack.num_layers - 1))
 
     def forward(
         self,
@@ -48,10 +68,10 @@ class Block(nn.Module):
     ) -> Any:
         """Passes the residual stream through the layer. memory (B, K, D) is what cross-attention attends to."""
         sublayers: list[Callable[[Tensor], Tensor]] = [
-            lambda x: self.dropout(self.attention(x, context, held=cache.own))
+            lambda x: self.drop_path(self.dropout(self.attention(x, context, held=cache.own)))
         ]
         if self.cross_attention is not None:
             cross = self.cross_attention
-            sublayers.append(lambda x: self.dropout(cross(x, memory_context, memory, cache.cross)))
-        sublayers.append(lambda x: self.dropout(self.ffn(x)))
+            sublayers.append(lambda x: self.drop_path(self.dropout(cross(x, memory_context, memory, cache.cross))))
+        sublayers.append(lambda x: self.drop_path(self.dropout(self.ffn(x))))
         return self.norm(stream, sublayers)

@@ -41,7 +41,12 @@ class Grid:
 
 def on_grid(positions: Tensor) -> Tensor:
     """Whether each of positions (B, T, axes) is on the grid, (B, T)."""
-    return positions[..., 0] > -0.75  # the first of a finer grid is above -0.5
+    return ~off_axis(positions[..., 0])
+
+
+def off_axis(place: Tensor) -> Tensor:
+    """Whether positions along one axis are those of tokens that are not on the grid."""
+    return place < -0.75  # the first of a finer grid is above -0.5
 
 
 def _axis(new: int, old: int, device: torch.device) -> Tensor:

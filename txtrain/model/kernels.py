@@ -224,7 +224,11 @@ def score_rule(scores: Scores, soft_cap: float | None) -> Callable[..., Tensor] 
             return score
         q_row = batch if q_positions.size(0) > 1 else 0
         k_row = batch if k_positions.size(0) > 1 else 0
-        return score + encoding.bias_rule(head, q_positions[q_row, query], k_positions[k_row, key])
+        if encoding.stack.grid is None:
+            return score + encoding.bias_rule(head, q_positions[q_row, query], k_positions[k_row, key])
+        q_axes = [q_positions[q_row, query, axis] for axis in range(q_positions.size(-1))]
+        k_axes = [k_positions[k_row, key, axis] for axis in range(k_positions.size(-1))]
+        return score + encoding.grid_rule(head, q_axes, k_axes)
 
     return rule
 

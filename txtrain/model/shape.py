@@ -19,6 +19,7 @@ class Shape:
         head_dim: width of a head. Default: `dim / num_heads`.
         ffn_dim: width of the feed-forward layer. Default: `4 * dim`, or the same number of parameters when it is gated.
         dropout: probability of zeroing an element of the embeddings, the attention weights and each sublayer's output.
+        drop_path: probability of leaving out a sublayer for a sample, in the last layer; it grows evenly from 0 in the first.
         vocab_size: rows of the embedding and the head, if some stand for no token. Default: one for each token.
     """
 
@@ -29,6 +30,7 @@ class Shape:
     head_dim: int | None = None
     ffn_dim: int | None = None
     dropout: float = 0.0
+    drop_path: float = 0.0
     num_decoder_layers: int | None = None
     vocab_size: int | None = None
 
@@ -46,8 +48,10 @@ class Shape:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}=4")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.dropout is {self.dropout}: give a probability below 1, such as model.dropout=0.1")
+        for name in ("dropout", "drop_path"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                got = f"model.{name} is {getattr(self, name)}"
+                raise ValueError(f"{got}: give a probability below 1, such as model.{name}=0.1")
         if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(
                 f"model.dim={self.dim} does not divide into model.num_heads={self.num_heads}: "
@@ -79,6 +83,11 @@ class Stack:
     grid: Grid | None = None
     cross: bool = False
     other_layers: int = 0
+
+    @property
+    def axes(self) -> int:
+        """Numbers in a position."""
+        return 1 if self.grid is None else len(self.grid.size)
 
     @property
     def dim(self) -> int:

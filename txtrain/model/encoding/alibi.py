@@ -11,12 +11,15 @@ class Alibi(Encoding):
     """ALiBi (https://arxiv.org/abs/2108.12409): bias -slope_h · |i - j|, symmetric in encoders.
 
     With n the largest power of two up to H, the first n heads have slopes 2^(-8(h+1)/n), and the others every second
-    one of 2n heads', 2^(-4(2(h-n)+1)/n), as in the authors' code.
+    one of 2n heads', 2^(-4(2(h-n)+1)/n), as in the authors' code. On a grid the distance is the straight one (2D-ALiBi,
+    https://arxiv.org/abs/2311.00566).
 
     Args:
         stack: what it serves.
         max_exponent: the 8 in these: the gentlest of n slopes is 2^-8.
     """
+
+    on_grids = True
 
     def __init__(self, *, stack: Stack, max_exponent: float = 8.0) -> None:
         super().__init__(stack=stack)

@@ -1,13 +1,16 @@
 """What every positional encoding is: three places in the model where positions can enter."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from txtrain.model.grid import off_axis
 from txtrain.model.shape import Stack
 
 Role = Literal["query", "key"]
+Axes = Sequence[Tensor]
 
 
 class Encoding(nn.Module):
@@ -28,7 +31,7 @@ class Encoding(nn.Module):
         super().__init__()
         if stack.grid is not None and not self.on_grids:
             name = type(self).__name__.lower()
-            raise ValueError(f"encoding={name} knows no positions on a grid: set encoding=learned")
+            raise ValueError(f"encoding={name} knows no positions on a grid: set encoding=learned or encoding=rope")
         self.stack = stack
 
     @property
@@ -55,6 +58,17 @@ class Encoding(nn.Module):
         """
         raise NotImplementedError
 
+    def grid_rule(self, head: Tensor, q_position: Axes, k_position: Axes) -> Tensor:
+        """The same on a grid, of positions that are given axis by axis.
+
+        Unless an option says otherwise, it is the rule of a row for the straight distance of the two, and nothing to
+        and from tokens that are not on the grid. Right for rules that depend on distance alone.
+        """
+        pairs = list(zip(q_position, k_position, strict=True))
+        distance = torch.stack([(q - k).float().square() for q, k in pairs]).sum(0).sqrt()
+        both = off_axis(pairs[0][0]).logical_or(off_axis(pairs[0][1])).logical_not()
+        return torch.where(both, self.bias_rule(head, distance, torch.zeros_like(distance)), 0.0)
+
     @property
     def has_bias(self) -> bool:
         """Whether scores get a bias."""
@@ -66,8 +80,12 @@ class Encoding(nn.Module):
         return type(self).bias_rule is not Encoding.bias_rule
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
-        """The bias of all scores. q_positions (B or 1, Q), k_positions (B or 1, K) → (B or 1, H, Q, K), or None."""
+        """The bias of all scores. q_positions (B or 1, Q), k_positions (B or 1, K), on a grid (..., axes) →
+        (B or 1, H, Q, K), or None."""
         if not self.has_bias_rule:
             return None
         heads = torch.arange(self.stack.num_heads, device=q_positions.device)[None, :, None, None]
+        if self.stack.grid is not None:
+            q_axes = [place[:, None, :, None] for place in q_positions.unbind(-1)]
+            return self.grid_rule(heads, q_axes, [place[:, None, None, :] for place in k_positions.unbind(-1)])
         return self.bias_rule(heads, q_positions[:, None, :, None], k_positions[:, None, None, :])

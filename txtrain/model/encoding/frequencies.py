@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from txtrain.model.grid import on_grid
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frequencies:
@@ -37,6 +39,12 @@ class Frequencies:
     def settled_len(self) -> int | None:
         """Positions from here on change the frequencies of earlier ones; None: none do."""
         return None
+
+
+def angles_on_grid(frequencies: Frequencies, positions: Tensor) -> Tensor:
+    """positions (B or 1, T, axes) → (B or 1, T, axes · dim/2): the angles of each axis side by side, 0 off the grid."""
+    axes = [place[..., None].float() * frequencies.at(place) for place in positions.unbind(-1)]
+    return torch.cat(axes, dim=-1) * on_grid(positions)[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,14 @@ class Kerple(Encoding):
 
     `log`: -r · log(1 + a · |i - j|), r from U(0, 2); `power`: -a · |i - j|^r, 0 < r ≤ 2; a from U(0, 1). The authors
     clamp parameters back to their range after each step; here they are exponentials (r of `power`: a sigmoid times 2),
-    which stay in range by themselves.
+    which stay in range by themselves. On a grid the distance is the straight one.
 
     Args:
         stack: what it serves.
         variant: the shape.
     """
+
+    on_grids = True
 
     def __init__(self, *, stack: Stack, variant: Literal["log", "power"] = "log") -> None:
         super().__init__(stack=stack)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from txtrain.model.encoding.base import Encoding, Role
-from txtrain.model.encoding.frequencies import scaled_frequencies
+from txtrain.model.encoding.frequencies import angles_on_grid, scaled_frequencies
 from txtrain.model.shape import Stack
 
 Rotation = tuple[Tensor, Tensor]
@@ -17,6 +17,9 @@ class Rope(Encoding):
 
     The i-th pair (a, b) of dimensions at position p becomes (a·cos φ - b·sin φ, b·cos φ + a·sin φ), with
     φ = p · theta^(-2i/rotated).
+
+    On a grid each axis turns an equal part of the pairs (axial, https://arxiv.org/abs/2403.13298), and tokens that are
+    not on it are not turned.
 
     Args:
         stack: what it serves.
@@ -30,6 +33,8 @@ class Rope(Encoding):
             llama3. Default: [1, 32] and [1, 4].
         attention_factor: factor on rotated queries and keys, for yarn. Default: 0.1 · ln(factor) + 1.
     """
+
+    on_grids = True
 
     def __init__(
         self,
@@ -51,17 +56,23 @@ class Rope(Encoding):
             raise ValueError(
                 f"encoding.fraction is {fraction}: give a share above 0, up to 1, such as encoding.fraction=0.5"
             )
-        self.rotated = int(stack.head_dim * fraction)
-        if self.rotated % 2 or not self.rotated:
+        self.rotated, parts = int(stack.head_dim * fraction), 2 * stack.axes
+        if self.rotated % parts or not self.rotated:
+            pairs, multiple = ("pairs", "even") if parts == 2 else ("pairs for each axis", f"a multiple of {parts}")
             raise ValueError(
-                f"rotary encodings turn pairs, but of model.head_dim={stack.head_dim} dimensions "
-                f"encoding.fraction={fraction:g} leaves {self.rotated}: change one so that the product is even, "
-                f"such as model.head_dim={stack.head_dim + stack.head_dim % 2} encoding.fraction=1"
+                f"rotary encodings turn {pairs}, but of model.head_dim={stack.head_dim} dimensions "
+                f"encoding.fraction={fraction:g} leaves {self.rotated}: change one so that the product is {multiple}, "
+                f"such as model.head_dim={-(-stack.head_dim // parts) * parts} encoding.fraction=1"
+            )
+        if stack.grid is not None and scaling is not None:
+            raise ValueError(
+                f"encoding.scaling={scaling} is for longer sequences, and on a grid positions are scaled already: "
+                "leave it out"
             )
         self.layout = layout
         self.frequencies = scaled_frequencies(
             scaling,
-            dim=self.rotated,
+            dim=self.rotated // stack.axes,
             theta=theta,
             factor=factor,
             original_len=original_len,
@@ -75,7 +86,10 @@ class Rope(Encoding):
 
     def tables(self, positions: Tensor) -> Rotation:
         """Cosines and signed sines, each (B or 1, 1, T, rotated) in float32."""
-        angles = positions[..., None].float() * self.frequencies.at(positions)
+        if self.stack.grid is None:
+            angles = positions[..., None].float() * self.frequencies.at(positions)
+        else:
+            angles = angles_on_grid(self.frequencies, positions)
         cos, sin = angles.cos() * self.frequencies.gain, angles.sin() * self.frequencies.gain
         return self._pairs(cos, cos)[:, None], self._pairs(-sin, sin)[:, None]
 
