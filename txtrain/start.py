@@ -156,4 +156,4 @@ def fill(model: nn.Module, reader: Reader, run: Path, filled: Set[str]) -> None:
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(reader[WEIGHT + name])
+            parameter.copy_(reader.learned(name))

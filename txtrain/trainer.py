@@ -44,6 +44,15 @@ def check_numbers(config: DictConfig) -> None:
             raise UserError(f"trainer.{key} is {trainer[key]}: give a number of steps, such as trainer.{key}={sample}")
     if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
         raise UserError(f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: give a bound, or null for none")
+    if config.get("ema") and config.ema.decay:
+        if config.lora.get("merge_every"):
+            raise UserError(
+                "ema.decay averages weights into which lora.merge_every merges adapters: leave out one of them"
+            )
+        if trainer.precision in ("bf16-true", "16-true"):
+            raise UserError(
+                f"ema.decay needs weights in float32, got trainer.precision={trainer.precision}: type bf16-mixed"
+            )
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}: give 0 or more, such as seed={-config.seed}")
     warmup = config.schedule.get("warmup", 0)
@@ -56,7 +65,8 @@ def new_trainer(
 ) -> tuple[Trainer, Summary]:
     """The Trainer, and the callback that tells and keeps the outcome."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, save=parts["save"], samples=parts["samples"])
+    kept = {"save": parts["save"], "averaging": parts.get("ema")}
+    callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, samples=parts["samples"], **kept)
     return lightning_trainer(parts["trainer"], strategy, callbacks=callbacks, default_root_dir=run_dir), summary
 
 

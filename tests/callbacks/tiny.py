@@ -10,6 +10,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 from txtrain.callbacks import new_callbacks
+from txtrain.callbacks.averaging import Averaging
 from txtrain.callbacks.samples import Samples
 from txtrain.data.loader import EvaluationLoader, StepLoader
 from txtrain.data.order import Shuffled
@@ -168,6 +169,7 @@ class Run:
         loggers: list[Any] | None = None,
         samples: dict[str, Any] | None = None,
         extra: Any = (),
+        averaging: Averaging | None = None,
         **trainer: Any,
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -177,6 +179,7 @@ class Run:
             config=CONFIG,
             save=Save(every=every, keep=keep),
             samples=partial(Samples, **samples or {"length": 4}),
+            averaging=averaging,
         )
         self.trainer = Trainer(
             strategy=OneDevice(device=torch.device("cpu")),

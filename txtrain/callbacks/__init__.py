@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Callback
 
 from txtrain.callbacks.activations import Activations
+from txtrain.callbacks.averaging import Averaging
 from txtrain.callbacks.checkpoints import Checkpoints
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.final_validation import FinalValidation
@@ -22,7 +23,12 @@ from txtrain.saving import Save
 
 
 def new_callbacks(
-    *, run_dir: Path, config: Mapping[str, Any], save: Save, samples: Callable[..., Samples]
+    *,
+    run_dir: Path,
+    config: Mapping[str, Any],
+    save: Save,
+    samples: Callable[..., Samples],
+    averaging: Averaging | None = None,
 ) -> tuple[list[Callback], Summary]:
     """All callbacks of a run in the order in which their hooks must run, and the one whose `finish` ends it.
 
@@ -31,7 +37,9 @@ def new_callbacks(
         config: the run's, plain.
         save: when to write checkpoints.
         samples: makes the callback that writes some.
+        averaging: of the weights.
     """
+    averaging = averaging or Averaging()
     clock = Clock()
     metrics = Metrics(run_dir=run_dir, clock=clock)
     texts = samples(clock=clock)
@@ -50,6 +58,7 @@ def new_callbacks(
         Activations(config=config),
         progress,
         texts,
+        averaging,  # until here what validated wrote samples; what is saved from here on trains
         Stopping(run_dir=run_dir, checkpoints=checkpoints),
         checkpoints,
     ]

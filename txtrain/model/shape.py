@@ -19,7 +19,8 @@ class Shape:
         head_dim: width of a head. Default: `dim / num_heads`.
         ffn_dim: width of the feed-forward layer. Default: `4 * dim`, or the same number of parameters when it is gated.
         dropout: probability of zeroing an element of the embeddings, the attention weights and each sublayer's output.
-        drop_path: probability of leaving out a sublayer for a sample, in the last layer; it grows evenly from 0 in the first.
+        drop_path: probability of leaving out a sublayer of the last layer for a sample; it grows evenly from the first,
+            where it is 0.
         vocab_size: rows of the embedding and the head, if some stand for no token. Default: one for each token.
     """
 

@@ -20,6 +20,7 @@ from txtrain.saving.folder import (
 )
 from txtrain.saving.manifest import check_checkpoint, damage, read_manifest, write_manifest
 from txtrain.saving.parts import (
+    AVERAGE,
     MOMENT,
     WEIGHT,
     Part,
@@ -34,6 +35,7 @@ from txtrain.saving.parts import (
 from txtrain.saving.save import Save
 
 __all__ = [
+    "AVERAGE",
     "BASE",
     "BEST",
     "LAST",

@@ -17,6 +17,7 @@ from torch import Tensor
 STATE = "state.pt"
 TENSORS = "tensors_*.safetensors"
 WEIGHT, MOMENT = "model/", "optimizer/"  # before a weight's name, and before that of a moment of it
+AVERAGE = "average"  # the moment that is a weight's average over the training
 CHUNK = 2**24
 
 
@@ -119,6 +120,11 @@ class Reader(Mapping[str, Tensor]):
 
     def names(self, prefix: str = "") -> Iterator[str]:
         return (name for name in self if name.startswith(prefix))
+
+    def learned(self, name: str) -> Tensor:
+        """What training made of a weight: its average, if there is one."""
+        average = f"{MOMENT}{name}/{AVERAGE}"
+        return self[average if average in self else WEIGHT + name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         file, name_in_file = self._places[name]

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from txtrain.errors import UserError
 from txtrain.logger import LOG_ONLY
 from txtrain.saving import (
+    AVERAGE,
     BASE,
     MOMENT,
     WEIGHT,
@@ -41,11 +42,13 @@ class Portable(Strategy):
 
     Attributes:
         writing: this process's files of the latest checkpoint; its result may be an OSError.
+        averaged: whether the model has the averages of its weights now, and they have its weights.
     """
 
     restore_checkpoint_after_setup = True  # into the weights and the optimizer that are really used
     lightning_restore_optimizer = True
     writing: "Future[list[Part]] | None" = None
+    averaged = False
 
     @property
     @abstractmethod
@@ -64,7 +67,12 @@ class Portable(Strategy):
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Copies all that belongs to the checkpoint to the CPU's memory and begins to write it, on all ranks."""
+        averaged = self.averaged
+        if averaged:  # within a validation
+            self.exchange_averages()
         self._begin_to_write(Path(filepath), self._whole_tensors(), checkpoint)
+        if averaged:
+            self.exchange_averages()
 
     def save_frozen(self, folder: Path) -> None:
         """The same for the weights that never change, of which checkpoints hold none."""
@@ -146,6 +154,30 @@ class Portable(Strategy):
         """Puts a whole weight, the same on all ranks, into the model and the optimizer."""
         self._set_weight(parameter, value)
 
+    @torch.no_grad()
+    def follow_weights(self, share: float) -> None:
+        """Moves the average of each weight that trains by a share of the way towards it; the first is the weight."""
+        for state, weight in self._averageable():
+            if AVERAGE in state:
+                _held(state[AVERAGE]).lerp_(_held(weight), share)
+            else:
+                state[AVERAGE] = weight.detach().clone()
+
+    @torch.no_grad()
+    def exchange_averages(self) -> None:
+        """Gives the model the averages of its weights, or its weights back; nothing if there are none yet."""
+        pairs = [(_held(weight), _held(state[AVERAGE])) for state, weight in self._averageable() if AVERAGE in state]
+        for weight, average in pairs:
+            before = weight.clone()
+            weight.copy_(average)
+            average.copy_(before)
+        self.averaged = bool(pairs) and not self.averaged
+
+    def _averageable(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """What the optimizer remembers of a tensor that it works on, and the tensor."""
+        for parameter in self.trained().values():
+            yield self.optimizers[0].state[parameter], parameter
+
     def forget_moments(self, parameters: Iterable[nn.Parameter]) -> None:
         """Zeroes what the optimizer remembers of the gradients of these; it has made a step before."""
         for parameter in parameters:
@@ -200,6 +232,11 @@ class Portable(Strategy):
 def _whole(tensor: Tensor) -> Tensor:
     """All of a tensor on every rank; each must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """The memory in which this process holds a tensor or its shard."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _held_like(parameter: nn.Parameter, value: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.cpp_extension import _get_build_directory
 
 from txtrain.errors import UserError
+from txtrain.saving import AVERAGE
 from txtrain.strategy import shards
 from txtrain.strategy.portable import Portable
 
@@ -133,6 +134,21 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
             moments = {key: value for key, value in self._whole_moments(parameter) if value.dim()}
             zeros = {key: torch.zeros_like(value) for key, value in moments.items()}
             self._set_moments({parameter: zeros})
+
+    def exchange_averages(self) -> None:
+        for parameter in self.trained().values():
+            average = dict(self._whole_moments(parameter)).get(AVERAGE)
+            if average is None:
+                return
+            average, weight = average.clone(), self._whole_weight(parameter).clone()
+            self._set_weight(parameter, average)
+            self._set_moments({parameter: {AVERAGE: weight}})
+        self.averaged = not self.averaged
+
+    def _averageable(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        zero: Any = self.optimizers[0]
+        for flat in shards.flat_pieces(zero):
+            yield zero.optimizer.state[flat], flat
 
     # Gradients
 
