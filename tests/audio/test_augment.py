@@ -19,7 +19,7 @@ def test_it_is_a_function_of_seed_epoch_and_sample():
 
     def made(*place: int) -> tuple[torch.Tensor, torch.Tensor]:
         random = sample_generator(*place)
-        return ALL.waveform(waveform, random), ALL.spectrogram(spectrogram(), random)
+        return ALL.waveform(waveform, random, 3000), ALL.spectrogram(spectrogram(), random)
 
     first = made(1, 2, 3)
     torch.manual_seed(5)  # no other random number has a part in it
@@ -56,18 +56,28 @@ def test_warp_moves_a_point_and_keeps_both_ends():
 
 def test_speed_keeps_within_its_bounds_and_moves_the_pitch():
     waveform = torch.sin(torch.arange(16000) * 0.2)
-    lengths = [len(Augment(speed=0.1).waveform(waveform, sample_generator(0, 0, index))) for index in range(100)]
+    lengths = [len(Augment(speed=0.1).waveform(waveform, sample_generator(0, 0, index), 20000)) for index in range(100)]
     assert min(lengths) >= Augment(speed=0.1).shortest(16000) and max(lengths) <= 16000 / 0.9 + 1
     assert max(lengths) - min(lengths) > 2000
-    faster = Augment(speed=0.1).waveform(waveform, sample_generator(0, 0, 0))
+    faster = Augment(speed=0.1).waveform(waveform, sample_generator(0, 0, 0), 20000)
     crossings = [(x[1:] * x[:-1] < 0).sum().item() for x in (waveform, faster)]
     assert crossings[0] == pytest.approx(crossings[1], abs=2)  # as many waves, in another time
+
+
+def test_no_clip_becomes_longer_than_what_is_read_but_one_that_was():
+    """A transcript is of the whole clip, so slowing it down must not have its end cut off."""
+    for length, longest in ((990, 1000), (1000, 1000), (1500, 1700)):
+        lengths = [
+            len(Augment(speed=0.1).waveform(torch.randn(length), sample_generator(0, 0, index), 1000))
+            for index in range(50)
+        ]
+        assert max(lengths) <= longest and min(lengths) < length
 
 
 def test_off_it_changes_nothing():
     x, waveform = spectrogram(), torch.randn(100)
     assert torch.equal(Augment().spectrogram(x, sample_generator(0, 0, 0)), x)
-    assert Augment().waveform(waveform, sample_generator(0, 0, 0)) is waveform
+    assert Augment().waveform(waveform, sample_generator(0, 0, 0), 100) is waveform
 
 
 @pytest.mark.parametrize("wrong", [{"speed": 1.0}, {"time_share": -0.1}, {"time_masks": -1}])

@@ -50,12 +50,13 @@ class Augment:
         self.frequency_masks, self.frequency_width = frequency_masks, frequency_width
         self.time_masks, self.time_width, self.time_share = time_masks, time_width, time_share
 
-    def waveform(self, waveform: Tensor, random: Generator) -> Tensor:
-        """(samples,) → (samples / speed,)."""
+    def waveform(self, waveform: Tensor, random: Generator, most: int) -> Tensor:
+        """(samples,) → (samples / speed,), no slower than lets `most` samples hold it, if they do at its own speed."""
         if not self.speed:
             return waveform
         speed = 1 + self.speed * random.uniform(-1, 1)
-        return F.interpolate(waveform[None, None], size=max(1, round(len(waveform) / speed)), mode="linear")[0, 0]
+        samples = min(max(1, round(len(waveform) / speed)), max(most, len(waveform)))
+        return F.interpolate(waveform[None, None], size=samples, mode="linear")[0, 0]
 
     def shortest(self, samples: int) -> int:
         """What the fastest speed leaves of a waveform."""

@@ -281,7 +281,7 @@ class AudioSamples:
     def _waveform(self, index: int, random: np.random.Generator) -> Tensor:
         waveform, place = to_floats(self.waveforms[index]), 0.5
         if self.augment is not None:
-            waveform, place = self.augment.waveform(waveform, random), random.uniform()
+            waveform, place = self.augment.waveform(waveform, random, self.max_samples), random.uniform()
         waveform = crop(waveform, self.max_samples, place)
         return fill_up(waveform, self.max_samples) if self.fill == "silence" else waveform
 
