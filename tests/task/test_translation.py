@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,7 @@ def learned(tmp_path_factory, pairs) -> Path:
     """Learns what the words mean, in a few epochs."""
     run = tmp_path_factory.mktemp("learned") / "run"
     recipe = ["optimizer.lr=1e-2", "encoding=learned", "trainer.max_steps=220", "trainer.val_check_interval=110"]
+    recipe += ["samples.prompt='red ship and grey bread'"]
     summary = train(run, pairs, *recipe, "data.batch_tokens=1600", "model.dim=64", "task.beams=2")
     assert summary["bleu"] > 60, summary
     return run
@@ -295,6 +297,12 @@ def test_bleu_in_training_is_sacrebleus_of_what_generate_writes(learned, tmp_pat
     references = [[target for _, target in held]]
     assert last["validation/bleu"] == pytest.approx(sacrebleu.corpus_bleu(written, references).score)
     assert last["validation/chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, references).score)
+
+
+def test_a_sample_is_a_translation(learned, tmp_path, pairs):
+    [early, late] = [line for line in (learned / "train.log").read_text().splitlines() if "sample at step" in line]
+    assert re.search(r"sample at step 220  red ship and grey bread\|\w+es \w+ und \w+es \w+$", late)
+    assert "sample at step 110" in early
 
 
 def test_a_trained_translator_knows_how_texts_begin_and_end(learned):

@@ -19,13 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """A continuation of the same prompt with the same random numbers, after each validation; of chats an answer.
+    """A continuation of the same prompt with the same random numbers, after each validation; of chats an answer, and of
+    other tasks what they write, such as a translation.
 
     Every rank runs the model, since a sharded one works only together; the generators of training are not touched.
 
     Args:
         clock: stopped while sampling.
-        prompt: to continue, or for data=chat to answer; None takes how the validation set begins.
+        prompt: to continue, for data=chat to answer, or to translate; None takes how the validation set begins.
         length: tokens to write; 0 writes none.
         temperature: 0 takes the likeliest token each time.
         top_k: draw among this many likeliest tokens; None among all.
@@ -71,24 +72,32 @@ class Samples(Callback):
             self._write(trainer, task)
 
     def _write(self, trainer: Any, task: Any) -> None:
-        if self.length == 0 or not task.writes_text:
+        if self.length == 0:
             return
-        data = trainer.datamodule
-        prompt = data.prompt(self.prompt)
         with self.clock.stopped(), evaluating(task), trainer.precision_plugin.forward_context():
-            tokens = sample(
-                task.model,
-                prompt,
-                length=self.length,
-                max_len=data.seq_len,
-                temperature=self.temperature,
-                top_k=self.top_k,
-                generator=torch.Generator().manual_seed(0),
-            )
-        text = data.tokenizer.decode(_until(tokens[len(prompt) :], data.end_tokens))
-        self.rows.append([trainer.global_step, data.tokenizer.decode(prompt), text])
+            if task.writes_text:
+                written = self._continue(trainer.datamodule, task)
+            else:
+                written = task.write_sample(self.prompt)
+        if written is None:
+            return
+        self.rows.append([trainer.global_step, *written])
         if trainer.is_global_zero:
             self._report(trainer)
+
+    def _continue(self, data: Any, task: Any) -> tuple[str, str]:
+        """A prompt, and what the model writes after it."""
+        prompt = data.prompt(self.prompt)
+        tokens = sample(
+            task.model,
+            prompt,
+            length=self.length,
+            max_len=data.seq_len,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return data.tokenizer.decode(prompt), data.tokenizer.decode(_until(tokens[len(prompt) :], data.end_tokens))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

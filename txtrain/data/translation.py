@@ -113,6 +113,11 @@ class TranslationData(Data):
         """Validation pairs as they were given: source and target."""
         return [self._texts[number] for number in index]
 
+    def source_ids(self, text: str) -> list[int]:
+        """A text as the encoder reads it."""
+        ids: list[int] = self.tokenizer.core.encode(text).ids
+        return ids[: self.seq_len]
+
     def description(self) -> str:
         train, validation = self._samples["train"], self._samples["validation"]
         counts = " and ".join(short(count) for count in train.lengths.sum(axis=0).tolist())

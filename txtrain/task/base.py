@@ -76,6 +76,16 @@ class Task(LightningModule):
     def check_settings(cls, **settings: Any) -> None:
         """Refuses values of the `task` group that it cannot work with, before any data are read."""
 
+    def write_sample(self, prompt: str | None) -> tuple[str, str] | None:
+        """What the model is given and what it writes, if that is text but none that goes on token by token.
+
+        Args:
+            prompt: to be given; None takes something of the validation set.
+
+        Every rank must call it.
+        """
+        return None
+
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What to minimise and the plain cross-entropy, each summed over the batch's valid targets."""

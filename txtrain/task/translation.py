@@ -60,6 +60,11 @@ class Translation(Task):
         perplexity = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
         return found | {"perplexity": perplexity} | self.overlap.scores(sums)
 
+    def write_sample(self, prompt: str | None) -> tuple[str, str]:
+        data = self.trainer.datamodule
+        source = prompt or data.references([0])[0][0]
+        return source, self.translate([data.source_ids(source)])[0]
+
     def translate(self, sources: Sequence[Sequence[int]]) -> list[str]:
         """Translations of a few sources (ids). Every rank must call it, with as many sources as it likes."""
         data = self.trainer.datamodule
