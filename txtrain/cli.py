@@ -111,10 +111,21 @@ def generate(arguments: Sequence[str]) -> int:
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Measure the loss of trained models on a text: txtrain eval MODEL."""
+    """Measure how good trained models are: txtrain eval MODEL."""
     from txtrain.evaluate.command import evaluate
 
     evaluate(arguments)
+    return 0
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Say what a trained model makes of new inputs: txtrain predict MODEL INPUTS."""
+    from txtrain.predict.command import predict
+
+    try:
+        predict(arguments)
+    except BrokenPipeError:  # who reads the lines has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -130,6 +141,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "audit": audit,
     "generate": generate,
+    "predict": predict,
     "eval": evaluate,
     "export": export,
 }

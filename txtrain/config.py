@@ -104,7 +104,7 @@ def _nodes(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _check_node(path: str, node: Mapping[str, Any]) -> None:
-    parameters, takes_others = arguments(_locate(path, str(node["_target_"])))
+    parameters, takes_others = arguments(locate(path, str(node["_target_"])))
     values = {key: value for key, value in node.items() if key not in NODE_KEYS}
     for key, value in values.items():
         if key not in parameters and not takes_others:
@@ -126,7 +126,7 @@ def unknown_key(path: str, names: Iterable[str]) -> str:
     return f"{path} is no key of this config: {parent or 'it'} has {', '.join(names) or 'none'}"
 
 
-def _locate(path: str, target: str) -> Any:
+def locate(path: str, target: str) -> Any:
     """Import the class or function that a `_target_` names, if it is one of ours, Lightning's or torch's."""
     module, _, name = target.rpartition(".")
     refusal = UserError(f"{path}._target_ is {target}: only what is under {', '.join(TRUSTED)} is loaded")

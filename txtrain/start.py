@@ -1,17 +1,26 @@
-"""`init_from`: start from trained weights, of an earlier run or a Hugging Face folder, as the same model."""
+"""`init_from`: start from trained weights, of an earlier run or a Hugging Face folder, as the same model.
 
-from collections.abc import Callable, Iterable, Set
+A head that scores labels is the exception: it is new where the labels are others than those of the trained model.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from txtrain.config import saved_config
+from txtrain.config import check, locate, saved_config, to_plain
+from txtrain.data.labels import LABELS, read_labels
+from txtrain.data.tokenizer import Pretrained
 from txtrain.errors import UserError
 from txtrain.interop import is_folder, read_folder
+from txtrain.model import EncoderWithPairs
+from txtrain.model.head import LABELLING
 from txtrain.model.lora import adapters, check_mergeable
 from txtrain.saving import (
     BASE,
@@ -25,6 +34,7 @@ from txtrain.saving import (
 )
 
 # What makes the model that the weights belong to.
+HEADS = ("head", "pairs")  # parts that a model has for its task
 MODEL_GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
 ADAPTER_NAMES = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_magnitude")
 
@@ -51,7 +61,8 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
             "config.json): type init_from=runs/NAME/RUN or init_from=FOLDER"
         )
     for group in MODEL_GROUPS:
-        result[group] = axes[group]
+        if group != "head" or not _new_kind(composed.head, axes.head):
+            result[group] = axes[group]
     if reads_text:
         pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
         result.tokenizer = OmegaConf.create(pretrained)
@@ -66,8 +77,14 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
 def _axes_of_run(run: Path) -> DictConfig:
     saved = saved_config(run)
     if saved.encoding.get("max_len", 0) is None:
-        saved.encoding.max_len = saved.data.seq_len  # the table was made for it
+        saved.encoding.max_len = saved.data.get("seq_len")  # the table was made for it
     return saved
+
+
+def _new_kind(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether a task needs another kind of head than a trained model has, and one of its own labels."""
+    kind = class_of(wanted).scores
+    return kind in LABELLING and kind != class_of(there).scores
 
 
 def find_trained(run: Path) -> Path:
@@ -82,29 +99,122 @@ def find_trained(run: Path) -> Path:
     return path.absolute()
 
 
-def with_trained(build_model: Callable[[], nn.Module], trained: Path) -> Callable[[], nn.Module]:
+def class_of(node: Mapping[str, Any]) -> Any:
+    """The class that a node of a config makes."""
+    return locate("config.yaml", str(node["_target_"]))
+
+
+def with_trained(
+    build_model: Callable[[], nn.Module], trained: Path, labels: Sequence[str] = ()
+) -> Callable[[], nn.Module]:
     """Makes the model of `build_model` with trained weights.
 
     Args:
         build_model: makes the model.
         trained: a checkpoint, or a Hugging Face folder, whose weights are read as the model is made.
+        labels: those that the model is to score; its head is new if the trained one scores others.
 
     Raises:
         UserError: it is damaged, or its weights are those of another model.
     """
     if is_folder(trained):
         imported = read_folder(trained)
-        imported.check(build_model)
-        return partial(imported.build, build_model)
-    return partial(with_weights, build_model, trained_weights(build_model, trained))
+        with torch.device("meta"):
+            model = build_model()
+        new = new_parts(model, imported.axes["head"], imported.labels, labels, imported.family.model_class)
+        imported.check(build_model, new)
+        return partial(imported.build, build_model, new)
+    return partial(with_weights, build_model, trained_weights(build_model, trained, labels))
 
 
-def trained_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> dict[str, Tensor]:
+def new_parts(
+    model: nn.Module,
+    head: Mapping[str, Any],
+    theirs: Sequence[str],
+    labels: Sequence[str],
+    model_class: type[nn.Module],
+) -> tuple[str, ...]:
+    """Names of the parts of a model that start anew.
+
+    Args:
+        model: the new one, on any device.
+        head: the config node of the trained head.
+        theirs: the labels that it scores.
+        labels: those that the new model is to score.
+        model_class: of the trained model.
+    """
+    found = []
+    if isinstance(model, EncoderWithPairs) and not issubclass(model_class, EncoderWithPairs):
+        found.append("pairs")
+    kind = getattr(getattr(model, "head", None), "scores", None)
+    if kind in LABELLING and (kind != class_of(head).scores or tuple(theirs) != tuple(labels)):
+        found.append("head")
+    return tuple(found)
+
+
+def model_of_run(run: Path) -> Callable[[], nn.Module]:
+    """Makes the model that a run trained, with no weights of it."""
+    config = to_plain(saved_config(run))
+    task = class_of(config["task"])
+    nodes = {group: config[group] for group in ("model", *task.model_groups)}
+    check(nodes)
+    parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
+    return partial(task.model_class, shape=parts.pop("model"), **parts, **sizes_of_run(run))
+
+
+def sizes_of_run(run: Path) -> dict[str, int]:
+    """What its data gave a run's model."""
+    try:
+        sizes: dict[str, int] | None = json.loads((run / "data.json").read_text()).get("sizes")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / 'data.json'} cannot be read ({error}): restore it or name another run") from error
+    if sizes is not None:
+        return sizes
+    tokenizer = Pretrained(path=str(run))  # the run is of a version that wrote no sizes
+    tokenizer.fit()
+    return {"vocab_size": tokenizer.vocab_size, "max_len": saved_config(run).data.seq_len}
+
+
+def labels_of_run(run: Path) -> list[str]:
+    """The labels that a run's model scores, none if it scores none."""
+    return read_labels(run) if (run / LABELS).is_file() else []
+
+
+def trained_weights(
+    build_model: Callable[[], nn.Module], checkpoint: Path, labels: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """The weights in a checkpoint for the model that `build_model` makes; its run's adapters are merged into them.
+
+    Those of parts that start anew are left out.
 
     Raises:
         UserError: the checkpoint is damaged, or its weights are those of another model.
     """
+    run = checkpoint.parent.parent
+    saved = saved_config(run)
+    with torch.device("meta"):
+        model = build_model()
+    theirs = class_of(saved.task).model_class
+    new = new_parts(model, saved.head, labels_of_run(run), labels, theirs)
+    if type(model) is theirs and not new:
+        return own_weights(build_model, checkpoint)
+    if getattr(model, "causal", None) != getattr(theirs, "causal", None):
+        raise UserError(
+            f"init_from={run} is a {theirs.__name__}, and the task trains a {type(model).__name__}: choose another "
+            "task or another run"
+        )
+    found = own_weights(model_of_run(run), checkpoint)
+    new_names = tuple(f"{part}." for part in new)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(new_names)}
+    # A head that this model has no place for is left out.
+    left_out = tuple(f"{part}." for part in HEADS if part in new or not hasattr(model, part))
+    kept = {name: tuple(value.shape) for name, value in found.items() if not name.startswith(left_out)}
+    check_shapes(kept, wanted, run)
+    return {name: found[name] for name in wanted}
+
+
+def own_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of the model that a checkpoint was written of, without adapters."""
     model = adapted_model(build_model, checkpoint)
     check_mergeable(model)
     merged = {f"{name}.weight": layer.merged_weight().detach() for name, layer in adapters(model)}
@@ -119,7 +229,7 @@ def adapted_model(build_model: Callable[[], nn.Module], checkpoint: Path) -> nn.
     """
     check_checkpoint(checkpoint)
     run, base = checkpoint.parent.parent, read_state(checkpoint)["base"]
-    model = with_trained(build_model, Path(base["path"]))() if base else build_model()
+    model = with_trained(build_model, Path(base["path"]), labels_of_run(run))() if base else build_model()
     instantiate(saved_config(run).lora, _convert_="all").apply(model, adapt_only=base is not None)
     frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
     if base and content_hash(frozen.items()) != base["sha256"]:
@@ -137,23 +247,33 @@ def weights_in(checkpoint: Path) -> set[str]:
 
 
 def with_weights(build_model: Callable[[], nn.Module], weights: dict[str, Tensor]) -> nn.Module:
-    """The model that `build_model` makes, with these weights."""
+    """The model that `build_model` makes, with these weights; parts of which there are none start anew."""
     model = build_model()
-    model.load_state_dict(weights)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected, unexpected
+    assert all(name.partition(".")[0] in HEADS for name in missing), missing
     return model
 
 
-def fill(model: nn.Module, reader: Reader, run: Path, filled: Set[str]) -> None:
-    """Puts whole tensors into those of a model's parameters that are not filled yet, tied ones once."""
-    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in filled}
-    shapes = {name.removeprefix(WEIGHT): reader.shape(name) for name in reader.names(WEIGHT)}
-    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+def check_shapes(shapes: Mapping[str, Any], expected: Mapping[str, Any], run: Path) -> None:
+    """Refuses weights, by their shapes, that are not those of a model.
+
+    Raises:
+        UserError: one is missing, too many, or of another shape.
+    """
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
             differing = f"{name} is {shapes.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
             raise UserError(
                 f"init_from={run} has weights of another model ({differing}): leave out overrides of the model"
             )
+
+
+def fill(model: nn.Module, reader: Reader, run: Path, filled: Set[str]) -> None:
+    """Puts whole tensors into those of a model's parameters that are not filled yet, tied ones once."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in filled}
+    shapes = {name.removeprefix(WEIGHT): reader.shape(name) for name in reader.names(WEIGHT)}
+    check_shapes(shapes, {name: tuple(parameter.shape) for name, parameter in parameters.items()}, run)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(reader.learned(name))

@@ -76,7 +76,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         model = check_model(config, parts, untrained)
         trained = trained_checkpoint(config, checkpoint)
         begins = trained if config.lora.rank or not config.resume else None  # else the checkpoint has all weights
-        build_model = with_trained(untrained, begins) if begins else untrained
+        build_model = with_trained(untrained, begins, data.labels) if begins else untrained
     if config.dry_run:
         describe(config, model)
         return None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
@@ -16,8 +16,12 @@ from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
 from txtrain.interop.peft import is_adapter
+from txtrain.model import EncoderWithHead
 from txtrain.saving import BEST, find_checkpoint
-from txtrain.start import MODEL_GROUPS, trained_weights, with_weights
+from txtrain.start import class_of, labels_of_run, model_of_run, sizes_of_run, trained_weights, with_weights
+
+if TYPE_CHECKING:
+    from txtrain.task.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class Trained:
         begin: what the decoder of an encoder-decoder begins with.
         target_tokenizer: of what an encoder-decoder writes, if it is another one.
         labels: names of those that its head scores, if it scores labels.
+        task: what it was trained for, if that is known.
     """
 
     model: nn.Module
@@ -45,6 +50,7 @@ class Trained:
     begin: tuple[int, ...] = ()
     target_tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()
+    task: "type[Task] | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -114,28 +120,22 @@ def find_best(run: Path) -> Path:
 
 def _from_checkpoint(checkpoint: Path) -> Trained:
     run = checkpoint.parent.parent
+    build_model, labels = model_of_run(run), labels_of_run(run)
+    model = with_weights(build_model, trained_weights(build_model, checkpoint, labels))
     config = to_plain(saved_config(run))
-    nodes = {group: config[group] for group in (*MODEL_GROUPS, "task", "tokenizer")}
-    check(nodes)
-    parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
-    tokenizer, max_len = parts["tokenizer"], config["data"]["seq_len"]
-    try:
-        tokenizer.load(run / "tokenizer.json")
-    except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"{run / 'tokenizer.json'} cannot be read ({error}): restore it or name another run") from error
-    axes = {group: parts[group] for group in MODEL_GROUPS if group != "model"}
-    sizes = {"vocab_size": tokenizer.vocab_size, "max_len": max_len}
-    if target := _target_tokenizer(run):
-        sizes["target_vocab_size"] = target.vocab_size
-    build_model = partial(parts["task"].func.model_class, shape=parts["model"], **sizes, **axes)
+    task = class_of(config["task"])
+    check({"tokenizer": config["tokenizer"]})
+    reader = class_of(config["data"]).reader(run, instantiate(config["tokenizer"], _convert_="all"))
     return Trained(
-        model=with_weights(build_model, trained_weights(build_model, checkpoint)),
-        inputs=tokenizer,
-        max_len=max_len,
-        axes={group: config[group] for group in MODEL_GROUPS},
+        model=model,
+        inputs=reader,
+        max_len=sizes_of_run(run).get("max_len", 0),
+        axes={group: config[group] for group in ("model", *task.model_groups)},
         folder=run,
-        target_tokenizer=target,
-        **{"end_tokens": frozenset({tokenizer.end_of_text}), **_decoder_tokens(run)},
+        target_tokenizer=_target_tokenizer(run),
+        labels=tuple(labels),
+        task=task,
+        **{"end_tokens": _end_tokens(reader), **_decoder_tokens(run)},
     )
 
 
@@ -155,6 +155,10 @@ def _decoder_tokens(folder: Path) -> dict[str, Any]:
     return found | ({"end_tokens": frozenset(named["eos_token_id"])} if named["eos_token_id"] else {})
 
 
+def _end_tokens(reader: Any) -> frozenset[int]:
+    return frozenset({reader.end_of_text}) if isinstance(reader, Tokenizer) else frozenset()
+
+
 def _from_folder(folder: Path) -> Trained:
     imported = read_folder(folder)
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
@@ -167,8 +171,21 @@ def _from_folder(folder: Path) -> Trained:
         axes=imported.axes,
         folder=imported.path,  # of the base, if it is an adapter's folder
         labels=imported.labels,
+        task=_task_of(imported),
         **reading,
     )
+
+
+def _task_of(imported: Imported) -> "type[Task] | None":
+    """What a folder's model does, where its head says so."""
+    if imported.family.reads != "tokens" or imported.family.model_class is not EncoderWithHead:
+        return None
+    from txtrain.task.masked_lm import MaskedLM
+    from txtrain.task.sequence_classification import SequenceClassification
+    from txtrain.task.token_classification import TokenClassification
+
+    by_head = {"tokens": MaskedLM, "labels": SequenceClassification, "labels of tokens": TokenClassification}
+    return by_head.get(class_of(imported.axes["head"]).scores)
 
 
 def _images_of(imported: Imported) -> dict[str, Any]:

@@ -228,10 +228,8 @@ def test_silence_fills_clips_and_is_heard(tmp_path):
 
 
 def test_an_evaluation_takes_the_labels_of_the_model(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "labels.json").write_text('["high", "low", "none"]')
     made = data(folder(tmp_path / "own", low=300.0), tmp_path)
-    made.adopt(tmp_path / "run")
+    made.adopt(["high", "low", "none"])
     made.hold_out_all()
     made.prepare()
     assert made.labels == ["high", "low", "none"]

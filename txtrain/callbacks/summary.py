@@ -83,7 +83,11 @@ class Summary(Callback):
             f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
             "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
             "attention": explain_attention(
-                task.model, task.device.type, compute_dtype(trainer.precision), documents=data.documents_apart
+                task.model,
+                task.device.type,
+                compute_dtype(trainer.precision),
+                documents=data.documents_apart,
+                padding=data.padded,
             ),
             "device": f"{task.device.type}, precision {trainer.precision}, {type(trainer.strategy).__name__}",
             "optimizer": optimizer_name(trainer.optimizers[0]),

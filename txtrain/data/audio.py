@@ -24,6 +24,7 @@ from txtrain.data.base import Data, Origin
 from txtrain.data.labels import balance, check_known, find_labels, read_labels, write_labels
 from txtrain.data.order import sample_generator
 from txtrain.data.packing import IGNORED, PADDING
+from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 from txtrain.printable import duration, short
 
@@ -93,9 +94,8 @@ class AudioData(Data):
     def _clips_fingerprint(self) -> str:
         return cache.fingerprint(sound=self.identity(), sample_rate=self.features.sample_rate)
 
-    def adopt(self, run_dir: Path) -> None:
-        if not self.transcribed:
-            self._known = read_labels(run_dir)
+    def adopt(self, labels: Sequence[str]) -> None:
+        self._known = list(labels) or None
 
     def hold_out_all(self) -> None:
         self._for_evaluation = True
@@ -207,6 +207,11 @@ class AudioData(Data):
             self.tokenizer.save(run_dir / "tokenizer.json")
         else:
             write_labels(run_dir, self.labels)
+
+    @classmethod
+    def reader(cls, run_dir: Path, tokenizer: Tokenizer) -> Any:
+        """The tokenizer of transcripts, where there are any."""
+        return super().reader(run_dir, tokenizer) if (run_dir / "tokenizer.json").is_file() else None
 
     def check_saved(self, run_dir: Path) -> None:
         if self.transcribed:

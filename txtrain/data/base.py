@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from lightning import LightningDataModule
 
@@ -41,7 +41,8 @@ class Data(LightningDataModule):
         cache_dir: where what `prepare` makes is kept.
     """
 
-    content: ClassVar[str]  # of a sample, in a word: a task says what it reads by the same word
+    content: str  # of a sample, in a word: a task says what it reads by the same word
+    labels: Sequence[str] = ()  # names of what samples are labelled with, once they are prepared
 
     def __init__(
         self,
@@ -101,8 +102,34 @@ class Data(LightningDataModule):
         """Whether a sample holds documents that do not see each other."""
         return False
 
+    @property
+    def padded(self) -> bool:
+        """Whether samples differ in length, so that batches are filled up."""
+        return False
+
     def save(self, run_dir: Path) -> None:
         """Writes down what the trained model will need of the data, such as its tokenizer or the names of classes."""
+
+    @classmethod
+    def reader(cls, run_dir: Path, tokenizer: Tokenizer) -> Any:
+        """What makes a trained model's input as it was in training, from what `save` wrote: here the tokenizer."""
+        path = run_dir / "tokenizer.json"
+        try:
+            tokenizer.load(path)
+        except Exception as error:  # the library raises bare Exceptions
+            raise UserError(f"{path} cannot be read ({error}): restore it or name another run") from error
+        return tokenizer
+
+    def adopt(self, labels: Sequence[str]) -> None:
+        """Have the labels of a trained model, to evaluate it on these samples. Before `prepare`."""
+
+    def hold_out_all(self) -> None:
+        """Leave nothing to train on: all is for evaluation. Before `prepare`."""
+        raise UserError(f"{type(self).__name__} cannot be evaluated as a whole: leave out the overrides of data")
+
+    def prepare_evaluation(self) -> None:
+        """Make or find the samples, and refuse those that nothing could be evaluated on."""
+        self.prepare()
 
     def check_saved(self, run_dir: Path) -> None:
         """For a run that goes on with other samples than it began with.

@@ -30,6 +30,7 @@ class ChatData(LanguageData):
         template: a file with a Jinja template. Default: that of the tokenizer's folder, else a plain one.
         too_long: what to do with a conversation of more than `seq_len + 1` tokens.
         packing: rows are documents always.
+        base: as in `LanguageData`, without masking.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class ChatData(LanguageData):
         **base: Any,
     ) -> None:
         super().__init__(packing=packing, **base)
+        if self.masking is not None:
+            raise UserError("data=chat is learned by writing answers, and this task masks text: choose data=text")
         self.path, self.validation_path, self.template, self.too_long = path, validation_path, template, too_long
         self._windows: dict[str, RowWindows] = {}
         self._encoder: TurnEncoder | None = None
@@ -102,7 +105,7 @@ class ChatData(LanguageData):
                 "data.validation_path=FILE"
             )
 
-    def samples(self, split: Literal["train", "validation"]) -> RowWindows:
+    def windows(self, split: Literal["train", "validation"]) -> RowWindows:
         return self._windows[split]
 
     def prompt(self, text: str | None) -> list[int]:
@@ -133,7 +136,7 @@ class ChatData(LanguageData):
             f"{train.median} tokens (median), 95% at most {train.long}, longest {train.longest}",
             "too long": f"{too_long} of more than data.seq_len={self.seq_len} tokens, {cut}"
             + (f"; {left_out} left out, with no token of the assistant" if left_out else ""),
-            "windows": f"{len(self.samples('train'))} to train on, {train.filled:.0%} full",
+            "windows": f"{len(self.windows('train'))} to train on, {train.filled:.0%} full",
             "chat template": self.chat_template().origin,
         }
 

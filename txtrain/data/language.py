@@ -4,13 +4,14 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from txtrain.data import cache
 from txtrain.data.base import Data, Origin, check_least
+from txtrain.data.masked import MaskedWindows, Masking
 from txtrain.data.order import permute
 from txtrain.data.packing import Windows
 from txtrain.data.rows import RowWindows
@@ -30,10 +31,11 @@ class LanguageData(Data):
         seq_len: tokens in a window.
         packing: `concat` lets a token see earlier documents in its window, `documents` does not and restarts positions.
         validation_fraction: of the documents that is held out; of the text, where there is one document.
-        base: as in `Data`; a sample is a window.
+        masking: makes the samples of a masked language model of windows. Default: a window is a sample, to be
+        continued. base: as in `Data`.
     """
 
-    content: ClassVar[str] = "text"
+    content = "text"
 
     def __init__(
         self,
@@ -41,10 +43,11 @@ class LanguageData(Data):
         seq_len: int = 256,
         packing: Literal["concat", "documents"] = "concat",
         validation_fraction: float = 0.1,
+        masking: Masking | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        check_least({"seq_len": seq_len}, least=1)
+        check_least({"seq_len": seq_len}, least=1 if masking is None else 8)
         if not 0 < validation_fraction < 1:
             raise UserError(
                 f"data.validation_fraction={validation_fraction} is not between 0 and 1: "
@@ -55,6 +58,11 @@ class LanguageData(Data):
         self.seq_len = seq_len
         self.packing: Literal["concat", "documents"] = packing
         self.validation_fraction = validation_fraction
+        self.masking = masking
+        if masking is not None:
+            self.content = masking.content
+            masking.check(packing)
+            self.tokenizer.need("mask", "class", "separator")
         self.train_tokens = self.validation_tokens = self.validation_bytes = 0
 
     @abstractmethod
@@ -90,6 +98,9 @@ class LanguageData(Data):
         tokens = f"{short(self.train_tokens)} tokens to train on, {short(self.validation_tokens)} to validate"
         return f"{tokens}; vocabulary of {self.tokenizer.vocab_size}"
 
+    def details(self) -> dict[str, str]:
+        return {} if self.masking is None else {"masking": self.masking.description()}
+
     @property
     def documents_apart(self) -> bool:
         return self.packing == "documents"
@@ -111,7 +122,7 @@ class LanguageData(Data):
             )
 
     def origin(self, index: int) -> Origin:
-        windows = self.samples("train")
+        windows = self.windows("train")
         parts = windows.parts(index, SHOWN_TOKENS)
         text = " | ".join(self.tokenizer.decode(ids) for _, ids in parts)
         return Origin(token=parts[0][0], places=windows.origins(index), text=text)
@@ -123,8 +134,12 @@ class LanguageData(Data):
         )
 
     def hold_out_all(self) -> None:
-        """Leave nothing to train on: all is for evaluation. Before `tokenize`."""
         self.validation_fraction = 1.0
+
+    def prepare_evaluation(self) -> None:
+        self.tokenize()
+        if not self.validation_tokens:
+            raise UserError("the data leave no text to evaluate on: give more, or type data.validation_fraction=0.5")
 
     def tokenize(self) -> None:
         """Make or find the tokens; safe to call from any number of processes at once."""
@@ -169,17 +184,25 @@ class LanguageData(Data):
         """The source in the words of the command line."""
         return "the data"
 
-    def samples(self, split: Literal["train", "validation"]) -> Windows | RowWindows:
+    def samples(self, split: Literal["train", "validation"]) -> Windows | RowWindows | MaskedWindows:
+        """The packed windows of a split, and what masking makes of them: in validation the same for every seed."""
+        windows = self.windows(split)
+        if self.masking is None:
+            return windows
+        assert isinstance(windows, Windows)
+        return self.masking.samples(windows, self.tokenizer, seed=self.seed if split == "train" else 0)
+
+    def windows(self, split: Literal["train", "validation"]) -> Windows | RowWindows:
         """The packed windows of a split."""
         return Windows(
             path=self.folder / f"{split}.bin",
             dtype=self.dtype,
-            seq_len=self.seq_len,
+            seq_len=self.seq_len - (self.masking.added if self.masking is not None else 0),
             packing=self.packing,
             end_of_text=self.tokenizer.end_of_text,
         )
 
     def _first_validation(self) -> dict[str, Tensor]:
         """The window that validation begins with, on any number of ranks."""
-        windows = self.samples("validation")
+        windows = self.windows("validation")
         return windows.batch(permute(np.zeros(1, dtype=np.int64), size=len(windows), seed=0, epoch=0))

@@ -53,10 +53,7 @@ class Windows:
 
     def batch(self, index: NDArray[np.int64], epoch: int = 0) -> dict[str, Tensor]:
         """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, and `index` (B,)."""
-        stream = self.stream
-        place = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)
-        real = (place <= self.targets) & (index[:, None] != PADDING)
-        window = np.where(real, stream[np.where(real, place, 0)], self.end_of_text).astype(np.int64)
+        window, real = self.read(index)
         tokens = window[:, :-1]
         batch = {
             "tokens": tokens,
@@ -64,8 +61,15 @@ class Windows:
             "index": index.astype(np.int64),
         }
         if self.packing == "documents":
-            batch |= self._documents(tokens)
+            batch |= self.separate(tokens)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+    def read(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The tokens of windows and of the target after each (B, T + 1), and which of them are real."""
+        stream = self.stream
+        place = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)
+        real = (place <= self.targets) & (index[:, None] != PADDING)
+        return np.where(real, stream[np.where(real, place, 0)], self.end_of_text).astype(np.int64), real
 
     def parts(self, index: int, most: int) -> list[tuple[int, list[int]]]:
         """How a window begins: where in the file, and its first tokens."""
@@ -76,10 +80,10 @@ class Windows:
         """The lines that a window comes from: unknown in a stream."""
         return []
 
-    def _documents(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def separate(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Each token's document, counted within its row, and its position there; an end of text opens a document."""
         opens = tokens == self.end_of_text
         opens[:, 0] = True
-        column = np.arange(self.seq_len)
+        column = np.arange(tokens.shape[1])
         start = np.maximum.accumulate(np.where(opens, column, 0), axis=1)
         return {"positions": column - start, "documents": np.cumsum(opens, axis=1) - 1}

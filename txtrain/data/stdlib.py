@@ -21,20 +21,30 @@ class StandardLibrary(LanguageData):
     file."""
 
     def identity(self) -> Any:
-        return files.state(self._files())
+        return files.state(library_files())
 
     def documents(self) -> Iterator[Document]:
-        root = self._root
-        for file in self._files():
-            yield file.relative_to(root).as_posix(), file.read_bytes().decode(errors="replace")
+        for file in library_files():
+            yield name_in_library(file), read_source(file)
 
-    @property
-    def _root(self) -> Path:
-        return Path(sysconfig.get_paths()["stdlib"])
 
-    def _files(self) -> list[Path]:
-        found = []
-        for folder, subfolders, names in os.walk(self._root):
-            subfolders[:] = [name for name in subfolders if name not in LEFT_OUT]
-            found += [Path(folder, name) for name in names if name.endswith(".py")]
-        return sorted(found)
+def library_files() -> list[Path]:
+    """The `.py` files of the standard library, sorted."""
+    found = []
+    for folder, subfolders, names in os.walk(_root()):
+        subfolders[:] = [name for name in subfolders if name not in LEFT_OUT]
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found)
+
+
+def name_in_library(file: Path) -> str:
+    """Where a file is in the library, such as `email/message.py`."""
+    return file.relative_to(_root()).as_posix()
+
+
+def read_source(file: Path) -> str:
+    return file.read_bytes().decode(errors="replace")
+
+
+def _root() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])

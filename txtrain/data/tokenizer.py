@@ -9,6 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -20,6 +21,17 @@ from txtrain.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 TARGET_FILE = "target_tokenizer.json"  # beside tokenizer.json, where sources and targets have one each
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+Role = Literal["mask", "class", "separator", "padding"]
+# What tokenizers call their special tokens, by what they are for: ours first.
+ROLES: dict[Role, tuple[str, ...]] = {
+    "mask": ("<mask>", "[MASK]"),
+    "class": ("<cls>", "[CLS]", "<s>"),
+    "separator": ("<sep>", "[SEP]", "</s>"),
+    "padding": ("<pad>", "[PAD]"),
+}
+# What chat templates and Hugging Face folders call them.
+NAMES: dict[Role, str] = {"mask": "mask_token", "class": "cls_token", "separator": "sep_token", "padding": "pad_token"}
 
 # Encoding uses every core. Said aloud, because a later fork (a DataLoader worker) otherwise prints a warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -33,6 +45,7 @@ class Tokenizer(ABC):
     def __init__(self) -> None:
         self._core: tokenizers.Tokenizer | None = None
         self._end_of_text = -1
+        self._roles: list[Role] = []
 
     @abstractmethod
     def fit(self, texts: Iterable[str]) -> None:
@@ -59,9 +72,54 @@ class Tokenizer(ABC):
         self.core  # noqa: B018 - says so when there is none yet
         return self._end_of_text
 
+    def need(self, *roles: Role) -> None:
+        """Say, before `fit`, what special tokens there must be beside the end of text."""
+        self._roles += [role for role in roles if role not in self._roles]
+
+    def special(self, role: Role) -> int:
+        """The id of a special token.
+
+        Raises:
+            UserError: the vocabulary has none for this.
+        """
+        token = self._find(role)
+        if token is None:
+            raise UserError(
+                f"the tokenizer has no {role} token ({', '.join(ROLES[role])}), which this task needs: start from a "
+                "model that has one, or train a tokenizer, such as tokenizer=bpe"
+            )
+        return token
+
+    def _find(self, role: Role) -> int | None:
+        named = self.named_tokens().get(NAMES[role])
+        ids = (self.core.token_to_id(name) for name in (*([named] if named else []), *ROLES[role]))
+        return next((token for token in ids if token is not None), None)
+
+    @property
+    def filler(self) -> int:
+        """What fills up rows that are shorter than others: the padding token, or without one the end of text."""
+        token = self._find("padding")
+        return self.end_of_text if token is None else token
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """All ids that no text is made of."""
+        added = self.core.get_added_tokens_decoder().items()
+        return frozenset({self.end_of_text, *(token for token, content in added if content.special)})
+
     def named_tokens(self) -> dict[str, str]:
         """Special tokens by the names that chat templates know, such as `eos_token`."""
-        return {"eos_token": END_OF_TEXT}
+        own = {NAMES[role]: names[0] for role, names in ROLES.items()} if self._core is not None else {}
+        there = {name: token for name, token in own.items() if self.core.token_to_id(token) is not None}
+        return {"eos_token": END_OF_TEXT} | there
+
+    def _new_tokens(self) -> list[str]:
+        """Special tokens that `fit` makes: the end of text, and what was asked for."""
+        return [END_OF_TEXT, *(ROLES[role][0] for role in self._roles)]
+
+    def _named_roles(self) -> str:
+        """What `need` adds to the fingerprint."""
+        return "".join(f" {role}" for role in self._roles)
 
     def chat_template(self) -> ChatTemplate | None:
         """How conversations are written for this tokenizer, if it says so."""
@@ -118,10 +176,11 @@ class BPE(Tokenizer):
         self._size = vocab_size
 
     def fit(self, texts: Iterable[str]) -> None:
-        if self._size < 257:
+        least = 256 + len(self._new_tokens())
+        if self._size < least:
             raise UserError(
-                f"tokenizer.vocab_size={self._size} does not hold the 256 bytes and the end of text: "
-                "set tokenizer.vocab_size=257 or more"
+                f"tokenizer.vocab_size={self._size} does not hold the 256 bytes and {', '.join(self._new_tokens())}: "
+                f"set tokenizer.vocab_size={least} or more"
             )
         core = tokenizers.Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -130,7 +189,7 @@ class BPE(Tokenizer):
             vocab_size=self._size,
             min_frequency=2,
             show_progress=False,
-            special_tokens=[END_OF_TEXT],
+            special_tokens=self._new_tokens(),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         core.train_from_iterator(_sample(texts, self.sample_characters), trainer)
@@ -143,25 +202,26 @@ class BPE(Tokenizer):
         self.adopt(core, END_OF_TEXT)
 
     def fingerprint(self) -> str:
-        return f"bpe vocab_size={self._size} sample={self.sample_characters} tokenizers={tokenizers.__version__}"
+        made = f"bpe vocab_size={self._size} sample={self.sample_characters} tokenizers={tokenizers.__version__}"
+        return made + self._named_roles()
 
 
 class Byte(Tokenizer):
     """One token per byte of UTF-8, whose id is the byte's value, and 256 for the end of text."""
 
     def fit(self, texts: Iterable[str] = ()) -> None:
-        letters = _byte_letters()
+        letters = byte_letters()
         core = tokenizers.Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(letters)}, merges=[]))
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         core.decoder = decoders.ByteLevel()
-        core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in self._new_tokens()])
         self.adopt(core, END_OF_TEXT)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
     def fingerprint(self) -> str:
-        return "byte"
+        return "byte" + self._named_roles()
 
 
 class Char(Tokenizer):
@@ -180,7 +240,7 @@ class Char(Tokenizer):
         core = tokenizers.Tokenizer(model)
         core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         core.decoder = decoders.Fuse()
-        core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in self._new_tokens()])
         self.adopt(core, END_OF_TEXT)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
@@ -188,7 +248,7 @@ class Char(Tokenizer):
         return [[self._ids.get(character, unknown) for character in text] for text in texts]
 
     def fingerprint(self) -> str:
-        return "char"
+        return "char" + self._named_roles()
 
     def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
         super().adopt(core, end_of_text)
@@ -281,7 +341,7 @@ def _sample(texts: Iterable[str], characters: int) -> Iterable[str]:
             return
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable character by which byte-level tokenizers write each byte, in the order of bytes (GPT-2's table)."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))

@@ -4,7 +4,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import processors
@@ -40,7 +40,7 @@ class TranslationData(Data):
         base: as in `Data`, but for `batch_size` and `micro_batch_size`.
     """
 
-    content: ClassVar[str] = "translations"
+    content = "translations"
 
     def __init__(
         self,

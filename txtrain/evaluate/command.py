@@ -1,4 +1,4 @@
-"""`txtrain eval`: the loss of trained models on a text, on any number of devices, and by length of context."""
+"""`txtrain eval`: how good trained models are at their tasks, on any number of devices, and by length of context."""
 
 import logging
 from argparse import Namespace
@@ -9,6 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from txtrain.arguments import Parser
 from txtrain.compose import compose, split
@@ -19,11 +20,14 @@ from txtrain.evaluate.result import Bucket, Result, edges, table, table_by_posit
 from txtrain.evaluate.subject import Subject, check_length, new_subject, typed_keys
 from txtrain.launch import find_launch
 from txtrain.logger import setup_logging
+from txtrain.model.transformer import TransformerStack
+from txtrain.start import class_of
 from txtrain.strategy import ending_processes
+from txtrain.task.causal_lm import CausalLM
 from txtrain.train import new_strategy, new_task, telling_mistakes
 from txtrain.trainer import lightning_trainer
 
-DESCRIPTION = """The loss of trained models on a text.
+DESCRIPTION = """The loss and other numbers of trained models on their task.
 
   txtrain eval runs/gpt/RUN                                      on its own validation data
   txtrain eval runs/gpt/RUN data=text data.path=my.txt           on other text, all of it
@@ -53,6 +57,10 @@ def evaluate(arguments: Sequence[str]) -> None:
             launch.hear()
         subjects = iter_subjects(options.models, composed, typed)
         first = next(subjects)
+        if options.by_position and class_of(first.config.task) is not CausalLM:
+            raise UserError(
+                "--by-position and --plot are for models that continue texts (task=causal_lm): leave them out"
+            )
         launch.tell("eval")
         nodes = {group: node for group, node in first.config.items() if OmegaConf.is_config(node)}
         parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
@@ -104,24 +112,32 @@ def iter_subjects(models: Sequence[str], composed: DictConfig, typed: set[str]) 
 def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result:
     """Validates one model as training does."""
     model, data, config = subject.model, subject.data, subject.config
-    meter = Meter(length=data.seq_len)
-    task_parts = parts | {"task": instantiate(config.task, _convert_="all"), "loss": meter}
-    task = new_task(config, task_parts, lambda: model, None)
-    trainer.callbacks = [meter]
+    new = instantiate(config.task, _convert_="all")
+    meter = Meter(length=data.seq_len) if new.func is CausalLM else None
+    task = new_task(config, parts | {"task": new} | ({"loss": meter} if meter else {}), lambda: model, None)
+    trainer.callbacks = [meter] if meter else []
     limit = config.trainer.limit_val_batches
     steps = data.accumulation(trainer.num_devices * trainer.num_nodes)
     trainer.limit_val_batches = limit * steps if isinstance(limit, int) else limit
     trainer.validate(task, datamodule=data, verbose=False)
+    metrics = {name.removeprefix("validation/"): value for name, value in task.validation.items()}
     return Result(
         model=subject.name,
-        encoding=type(model.stack.encoding).__name__,
+        encoding=" and ".join(dict.fromkeys(encodings(model))),
         trained_len=subject.trained_len,
         text=subject.text,
-        seq_len=data.seq_len,
-        metrics={name.removeprefix("validation/"): value for name, value in task.validation.items()},
-        correct=int(meter.correct),
-        buckets=buckets(meter, subject.trained_len),
+        unit=f"windows of {data.seq_len} tokens" if meter else data.unit(),
+        seq_len=getattr(data, "seq_len", None),
+        metrics=metrics | ({"accuracy": int(meter.correct) / task.validation_targets} if meter else {}),
+        targets=task.validation_targets,
+        counted=task.targets,
+        buckets=buckets(meter, subject.trained_len) if meter else [],
     )
+
+
+def encodings(model: nn.Module) -> list[str]:
+    """The classes of a model's positional encodings."""
+    return [type(module.encoding).__name__ for module in model.modules() if isinstance(module, TransformerStack)]
 
 
 def buckets(meter: Meter, trained_len: int) -> list[Bucket]:
@@ -136,10 +152,10 @@ def buckets(meter: Meter, trained_len: int) -> list[Bucket]:
 
 def tell(results: Sequence[Result], options: Namespace) -> None:
     """Prints the tables and writes the files that were asked for."""
-    print(f"{results[0].text}, windows of {results[0].seq_len} tokens\n\n{table(results)}")
+    print(f"{results[0].text}, {results[0].unit}\n\n{table(results)}")
     if options.by_position:
         print(f"\n{table_by_position(results)}")
-    if len({result.targets for result in results}) > 1:
+    if "bits_per_byte" in results[0].metrics and len({result.targets for result in results}) > 1:
         print("\nThe models have other tokenizers or data: compare bits per byte, not losses.")
     if options.json:
         write(options.json, results, by_position=options.by_position)

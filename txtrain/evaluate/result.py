@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,24 @@ class Result:
         encoding: the class of its positional encoding.
         trained_len: the longest sequence in its training.
         text: what it was evaluated on, in words.
-        seq_len: tokens in a window.
+        unit: of what its samples are, in words.
+        seq_len: tokens in a sample, at most; None if it has no tokens.
         metrics: the task's, by name, `loss` first.
-        correct: targets that were the likeliest token.
-        buckets: the loss by length of context.
+        targets: how many there are.
+        counted: what they are, in a word.
+        buckets: the loss by length of context, of a model that continues texts.
     """
 
     model: str
     encoding: str
     trained_len: int
     text: str
-    seq_len: int
+    unit: str
+    seq_len: int | None
     metrics: dict[str, float]
-    correct: int
-    buckets: list[Bucket]
-
-    @property
-    def targets(self) -> int:
-        return sum(bucket.targets for bucket in self.buckets)
+    targets: int
+    counted: str = "tokens"
+    buckets: list[Bucket] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -59,9 +59,10 @@ class Result:
 
     def record(self, *, by_position: bool) -> dict[str, Any]:
         """As plain JSON."""
-        accuracy = {"accuracy": self.correct / self.targets, "tokens": self.targets}
-        found = without_nan({"model": self.model} | self.metrics | accuracy)
-        found |= {"data": self.text, "seq_len": self.seq_len, "trained_len": self.trained_len}
+        found = without_nan({"model": self.model} | self.metrics | {self.counted: self.targets})
+        found["data"] = self.text
+        if self.seq_len is not None:
+            found |= {"seq_len": self.seq_len, "trained_len": self.trained_len}
         found["encoding"] = self.encoding
         if by_position:
             found["by_position"] = [
@@ -82,10 +83,10 @@ def edges(length: int, trained_len: int) -> list[range]:
 def table(results: Sequence[Result]) -> str:
     """A row for each model."""
     names = list(results[0].metrics)
-    rows = [["model", *(name.replace("_", " ") for name in names), "accuracy", "tokens"]]
+    rows = [["model", *(name.replace("_", " ") for name in names), results[0].counted]]
     for result in results:
-        numbers = [f"{result.metrics[name]:.4f}" for name in names]
-        rows.append([result.model, *numbers, f"{result.correct / result.targets:.4f}", f"{result.targets:,}"])
+        numbers = [f"{result.metrics[name]:.4f}" if name in result.metrics else "-" for name in names]
+        rows.append([result.model, *numbers, f"{result.targets:,}"])
     return aligned(rows)
 
 

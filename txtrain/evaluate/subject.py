@@ -10,19 +10,23 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from txtrain.config import check, saved_config, to_plain
-from txtrain.data.language import LanguageData
-from txtrain.data.tokenizer import Pretrained
+from txtrain.data.base import Data
+from txtrain.data.tokenizer import Byte, Pretrained, Tokenizer
 from txtrain.errors import UserError
-from txtrain.model import Decoder
+from txtrain.model.transformer import TransformerStack
 from txtrain.schema import arguments
+from txtrain.start import class_of
+from txtrain.train import check_content
 from txtrain.trained import Trained, load_trained
 
 # What the user may type; all else would be another model, or does nothing here.
 GROUPS = ("data", "trainer", "strategy", "compile")
 # What other data take over from those of the run, so that numbers compare.
-KEPT = ("seq_len", "packing", "batch_size", "micro_batch_size", "validation_fraction")
+KEPT = ("seq_len", "packing", "masking", "batch_size", "micro_batch_size", "validation_fraction")
+OF_TASK = ("masking",)  # a key that the task adds to the data
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +40,15 @@ class Subject:
         model: on the CPU.
         trained_len: the longest sequence in its training.
         config: of the whole evaluation.
-        data: with the tokens made.
+        data: with its samples made.
         text: what part of which data that is, in words.
     """
 
     name: str
-    model: Decoder
+    model: nn.Module
     trained_len: int
     config: DictConfig
-    data: LanguageData
+    data: Data
     text: str
 
 
@@ -71,16 +75,21 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         UserError: there is no such model, or no such text, or they do not go together.
     """
     trained = load_trained(name, dtype=torch.float32)
-    if not isinstance(trained.model, Decoder):
-        raise UserError(f"{name} predicts no next token ({type(trained.model).__name__}): name a decoder")
     run = trained.folder if (trained.folder / "config.yaml").is_file() else None
     config = composed.copy() if run is None else run_config(composed, saved_config(run), typed)
     named_data = bool(chosen_data(typed))
     if run is None:
         if not named_data:
             raise UserError(f"{name} has no data of its own: type data=text data.path=FILE")
-        if "data.seq_len" not in typed:
+        if trained.task is not None:
+            config.task = {"_target_": f"{trained.task.__module__}.{trained.task.__name__}", "_partial_": True}
+        if "data.seq_len" not in typed and "seq_len" in config.data:
             config.data.seq_len = min(config.data.seq_len, trained.max_len)
+    task = class_of(config.task)
+    if not isinstance(trained.model, task.model_class):
+        raise UserError(
+            f"{name} is a {type(trained.model).__name__}, which {task.__name__} does not evaluate: name another model"
+        )
     shorten_batches(config.data, trained.max_len, typed)
     plain = to_plain(config)
     check(plain)
@@ -91,15 +100,15 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         data = new_data(config, fixed_tokenizer(trained))
         apart = {"data.validation_fraction", "data.validation_path"} & typed
         text = "validation data" if apart or not named_data else "all of the data"
+        data.adopt(trained.labels)
         if named_data and not apart:
             data.hold_out_all()
         if named_data and "trainer.limit_val_batches" not in typed:
             config.trainer.limit_val_batches = 1.0
         if not named_data:
             log.warning("%s: the data have changed since the run, so this is not the loss that it had.", name)
-    data.tokenize()
-    if not data.validation_tokens:
-        raise UserError("the data leave no text to evaluate on: give more, or type data.validation_fraction=0.5")
+    check_content(task, data)
+    data.prepare_evaluation()
     return Subject(name=name, model=trained.model, trained_len=trained.max_len, config=config, data=data, text=text)
 
 
@@ -109,10 +118,12 @@ def run_config(composed: DictConfig, saved: DictConfig, typed: set[str]) -> Dict
     config.task, config.seed = saved.task, saved.seed
     if "data" in typed:
         for key in KEPT:
-            if f"data.{key}" not in typed and key in saved.data and key in config.data:
-                config.data[key] = saved.data[key]
+            if f"data.{key}" not in typed and key in saved.data and (key in config.data or key in OF_TASK):
+                OmegaConf.update(config.data, key, saved.data[key], force_add=True)
     else:
         config.data = saved.data
+        if "data.path" in typed and "validation_path" in config.data:
+            config.data.validation_path = None
         for path in typed:
             if path.startswith("data."):
                 OmegaConf.update(config, path, OmegaConf.select(composed, path), merge=False, force_add=True)
@@ -124,22 +135,22 @@ def run_config(composed: DictConfig, saved: DictConfig, typed: set[str]) -> Dict
 
 def chosen_data(typed: set[str]) -> set[str]:
     """The keys among those that were typed that say which text it is, not how it is cut into windows."""
-    cutting = {f"data.{key}" for key in arguments(LanguageData)[0]}
+    cutting = {f"data.{key}" for key in (*KEPT, *arguments(Data)[0])}
     return {key for key in typed if key.partition(".")[0] == "data"} - cutting
 
 
 def shorten_batches(data: DictConfig, trained_len: int, typed: set[str]) -> None:
     """Longer windows than in training go through in smaller micro-batches, of as many tokens; no number changes."""
-    if data.seq_len > trained_len and "data.micro_batch_size" not in typed:
+    if data.get("seq_len", 0) > trained_len > 0 and "data.micro_batch_size" not in typed:
         windows = data.micro_batch_size or data.batch_size
         data.micro_batch_size = max(1, windows * trained_len // data.seq_len)
 
 
-def new_data(config: DictConfig, tokenizer: Any) -> LanguageData:
+def new_data(config: DictConfig, tokenizer: Any) -> Data:
     return instantiate(config.data, _convert_="all")(tokenizer=tokenizer, seed=config.seed)
 
 
-def own_data(config: DictConfig, run: Path) -> LanguageData | None:
+def own_data(config: DictConfig, run: Path) -> Data | None:
     """The data as the run had them, if these are the same text, split and tokenizer; then its tokens serve again."""
     try:
         began = json.loads((run / "data.json").read_text())["fingerprint"]
@@ -149,19 +160,24 @@ def own_data(config: DictConfig, run: Path) -> LanguageData | None:
         return None
 
 
-def fixed_tokenizer(trained: Trained) -> Pretrained:
-    """The model's tokenizer as one that learns nothing from another text."""
+def fixed_tokenizer(trained: Trained) -> Tokenizer:
+    """The model's tokenizer as one that learns nothing from another text; of a model of other things any."""
+    if not isinstance(trained.inputs, Tokenizer):
+        return Byte()
     core = trained.tokenizer.core
     return Pretrained(path=str(trained.folder), end_of_text=core.id_to_token(trained.tokenizer.end_of_text))
 
 
 def check_length(subject: Subject) -> str | None:
-    """Why a model cannot read windows so long, if that is so: its encoding may end where training did."""
-    model, length = subject.model, subject.data.seq_len
-    x = torch.zeros(1, length, model.stack.encoding.stack.dim)
-    try:
-        with torch.no_grad():
-            model.stack.encoding.embed(x, torch.arange(length)[None])
-    except ValueError as error:
-        return f"{subject.name} cannot read data.seq_len={length}: {error}"
+    """Why a model cannot read samples so long, if that is so: its encoding may end where training did."""
+    length = getattr(subject.data, "seq_len", None)
+    if length is None:
+        return None
+    for stack in (module for module in subject.model.modules() if isinstance(module, TransformerStack)):
+        x = torch.zeros(1, length, stack.encoding.stack.dim)
+        try:
+            with torch.no_grad():
+                stack.encoding.embed(x, torch.arange(length)[None])
+        except ValueError as error:
+            return f"{subject.name} cannot read data.seq_len={length}: {error}"
     return None

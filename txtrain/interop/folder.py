@@ -1,7 +1,7 @@
 """A Hugging Face model folder, read: config.json becomes axes, safetensors become weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,32 +54,41 @@ class Imported:
         name = self.config.get("dtype", self.config.get("torch_dtype")) or "float32"
         return getattr(torch, str(name).removeprefix("torch."))
 
-    def build(self, build_model: Callable[[], nn.Module]) -> nn.Module:
-        """The model that `build_model` makes, filled; there is never more in memory than its weights.
+    def build(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> nn.Module:
+        """The model that `build_model` makes, filled; without new parts there is never more in memory than its weights.
+
+        Args:
+            build_model: makes the model.
+            new: names of its parts that start anew, such as `head`.
 
         Raises:
             UserError: the folder's weights are not those of that model.
         """
         model = self._new(build_model)
-        self.fill(model)
+        self.fill(model, new)
+        if new:
+            fresh = build_model()
+            for part in new:
+                setattr(model, part, getattr(fresh, part))
         return model
 
-    def check(self, build_model: Callable[[], nn.Module]) -> None:
+    def check(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> None:
         """Raises what `build` would, and reads no weight."""
-        self._fill(self._new(build_model), Shapes(self.path, prefix=self.family.prefix))
+        self._fill(self._new(build_model), Shapes(self.path, prefix=self.family.prefix), new)
 
-    def fill(self, model: nn.Module) -> None:
+    def fill(self, model: nn.Module, new: Sequence[str] = ()) -> None:
         """Gives a model of these axes, which may be on the meta device, the weights."""
-        self._fill(model, Weights(self.path, prefix=self.family.prefix))
+        self._fill(model, Weights(self.path, prefix=self.family.prefix), new)
 
-    def _fill(self, model: nn.Module, weights: Weights) -> None:
-        fill(model, weights, self.family, heads=self.axes["model"]["num_heads"], where=str(self.path))
+    def _fill(self, model: nn.Module, weights: Weights, new: Sequence[str]) -> None:
+        fill(model, weights, self.family, heads=self.axes["model"]["num_heads"], where=str(self.path), new=new)
 
     def _new(self, build_model: Callable[[], nn.Module]) -> nn.Module:
         with torch.device("meta"):
             model = build_model()
         wanted = self.family.model_class
-        if type(model) is not wanted:
+        # A model with one more head is made from another's weights, but no decoder from an encoder's.
+        if not isinstance(model, wanted) or getattr(model, "causal", None) != getattr(wanted, "causal", None):
             raise UserError(
                 f"{self.path} is a {self.family.model_types[0]} model ({wanted.__name__}), and the task trains a "
                 f"{type(model).__name__}: choose another task or another folder"

@@ -1,7 +1,7 @@
 """Names of weights, ours and a family's: which module of theirs holds which of ours, and how."""
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,7 @@ class Rule:
         default: what ours is filled with where files have none of these; an error if None.
         module: name that their module has in `transformers`, where files keep an older one; adapters go by it.
         given: a parameter of ours; the rule is only for models that have it (T5's gated layers have other names).
+        without: a parameter of ours; the rule is only for models that do not have it (BERT's heads of labels).
     """
 
     ours: str | tuple[str, ...]
@@ -42,6 +43,7 @@ class Rule:
     default: float | None = None
     module: str | None = None
     given: str | None = None
+    without: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -128,11 +130,19 @@ class Names:
                 layer, rest = found.get("layer") or "", found["rest"] or ""
                 if rule.given is not None and rule.given.replace(LAYER, layer) not in own:
                     continue
+                if rule.without is not None and rule.without in own:
+                    continue
                 names = (rule.theirs, rule.module or rule.theirs, *rule.read)
                 theirs, module, *read = [name.replace(LAYER, layer) + rest for name in names]
                 siblings = tuple(name.replace(LAYER, layer) + rest for name in rule.parts)
                 return Place(rule, part, theirs, module, siblings, tuple(read) or (theirs,))
         return None
+
+    def of_part(self, part: str) -> Iterator[str]:
+        """How their names of the weights in one of our parts, such as `head`, begin."""
+        for rule in self.rules:
+            if any(ours.partition(".")[0] == part for ours in rule.parts):
+                yield from (rule.theirs, *rule.read)
 
 
 def in_layers(ours: str, theirs: str, names: Mapping[Any, str], **how: Any) -> Iterable[Rule]:

@@ -55,16 +55,16 @@ class Adapted(Imported):
 
     adapter: Path
 
-    def check(self, build_model: Callable[[], nn.Module]) -> None:
-        super().check(build_model)
+    def check(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> None:
+        super().check(build_model, new)
         model = self._new(build_model)
         check_mergeable(model, self._read(model))
 
     def _read(self, model: nn.Module) -> dict[str, Change]:
         return read_adapter(self.adapter, model, self.family, heads=self.axes["model"]["num_heads"])
 
-    def fill(self, model: nn.Module) -> None:
-        super().fill(model)
+    def fill(self, model: nn.Module, new: Sequence[str] = ()) -> None:
+        super().fill(model, new)
         put(model, self._read(model))
         check_mergeable(model)
         merged = {name: layer.merged_weight().to(layer.weight.dtype) for name, layer in adapters(model)}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,9 @@ def _renamed(name: str) -> str:
     return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda match: {"gamma": "weight", "beta": "bias"}[match[0]], name)
 
 
-def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, where: str) -> None:
+def fill(
+    model: nn.Module, weights: Weights, family: Family, *, heads: int, where: str, new: Sequence[str] = ()
+) -> None:
     """Gives a model, which may have no memory yet (device meta), the weights of a folder.
 
     A weight of the type that the model wants, and stored as it has it, stays in the mapped file.
@@ -109,6 +111,7 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
         family: says where they are.
         heads: query heads of a layer.
         where: the folder, for messages.
+        new: parts of the model that are not to be filled.
 
     Raises:
         UserError: the folder lacks a weight, has one too many, or one of another shape.
@@ -117,6 +120,8 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
     own = dict(model.named_parameters(remove_duplicate=False))
     filled: dict[int, nn.Parameter] = {}
     for name, parameter in own.items():
+        if name.partition(".")[0] in new:
+            continue
         place = names.find(name, own)
         if place is None:
             raise UserError(f"{where}: {family.model_types[0]} has no weight like {name}, which the axes ask for")
@@ -143,6 +148,8 @@ def fill(model: nn.Module, weights: Weights, family: Family, *, heads: int, wher
         module, _, last = name.rpartition(".")
         setattr(model.get_submodule(module), last, filled[id(parameter)])
     extra = [name for name in weights if name not in used and not re.fullmatch(family.ignored, name)]
+    unread = tuple(theirs for part in new for theirs in names.of_part(part))
+    extra = [name for name in extra if not name.startswith(unread)]
     if extra:
         raise UserError(f"{where} has weights for which its config.json has no place, such as {extra[0]}")
 

@@ -2,6 +2,6 @@
 
 from txtrain.model.cache import Cache
 from txtrain.model.shape import Shape, Stack
-from txtrain.model.transformer import Decoder, Encoder, EncoderDecoder, EncoderWithHead
+from txtrain.model.transformer import Decoder, Encoder, EncoderDecoder, EncoderWithHead, EncoderWithPairs
 
-__all__ = ["Cache", "Decoder", "Encoder", "EncoderDecoder", "EncoderWithHead", "Shape", "Stack"]
+__all__ = ["Cache", "Decoder", "Encoder", "EncoderDecoder", "EncoderWithHead", "EncoderWithPairs", "Shape", "Stack"]

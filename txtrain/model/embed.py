@@ -96,5 +96,6 @@ class Embedding(Input):
         """tokens and types (B, T) → (B, T, D); `add_positions` maps (B, T, D) → (B, T, D)."""
         x = self.tokens(inputs) * self.scale
         if self.types is not None:
-            x = x + self.types(inputs.new_zeros(inputs.shape) if types is None else types)
+            one = types is None or self.types.num_embeddings == 1  # as in RoBERTa
+            x = x + self.types(inputs.new_zeros(inputs.shape) if one else types)
         return self.dropout(self.norm(add_positions(x)))

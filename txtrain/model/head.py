@@ -1,6 +1,6 @@
 """From vectors to scores over the vocabulary, and the loss on them."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,11 @@ from txtrain.model.ffn import ACTIVATIONS
 from txtrain.model.norm.base import BASE_STD
 
 IGNORED = -100
+
+Scored = Literal["tokens", "labels of tokens", "labels", "nothing"]
+LABELLING: tuple[Scored, ...] = ("labels", "labels of tokens")
+"""Kinds of heads that are made for the labels of the data: a model that starts from another's weights has a new one
+where the labels are others, and it trains in full beside adapters."""
 
 
 class Head(nn.Module):
@@ -25,6 +30,8 @@ class Head(nn.Module):
         scale: factor on the scores before the bias is added (T5's tied head has 1 / √D).
         soft_cap: scores become soft_cap · tanh(score / soft_cap) (https://arxiv.org/abs/2408.00118).
     """
+
+    scores: ClassVar[Scored] = "tokens"
 
     def __init__(
         self,
@@ -95,12 +102,50 @@ class TransformHead(Head):
 class NoHead(nn.Module):
     """The vectors themselves: what an encoder without a head gives, such as those of sentences."""
 
+    scores: ClassVar[Scored] = "nothing"
+
     def __init__(self, *, embedding: Input, vocab_size: int | None, dim: int, num_labels: int | None = None) -> None:
         super().__init__()
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """(B, T, D) → the same."""
         return x
+
+
+class LabelHead(nn.Module):
+    """Scores of the labels of each token: tags of words.
+
+    Args:
+        dim: width D.
+        num_labels: number of different labels L.
+        embedding, vocab_size: not used.
+        dropout: probability of zeroing an element of what is scored.
+    """
+
+    scores: ClassVar[Scored] = "labels of tokens"
+
+    def __init__(
+        self,
+        *,
+        embedding: Input,
+        dim: int,
+        num_labels: int | None = None,
+        vocab_size: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_labels is None:
+            raise ValueError("head=labels scores labels, and this task has none: set head=default")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"head.dropout is {dropout}: give a probability below 1, such as head.dropout=0.1")
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, num_labels)
+        nn.init.normal_(self.linear.weight, std=BASE_STD)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x (B, T, D) → (B, T, L); padding (B, T) makes no difference."""
+        return self.linear(self.dropout(x))
 
 
 class Loss:

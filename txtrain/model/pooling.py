@@ -1,12 +1,13 @@
 """From the vectors of a sequence to the scores of its labels."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from txtrain.model.embed import Input
 from txtrain.model.ffn import ACTIVATIONS
+from txtrain.model.head import Scored
 from txtrain.model.norm.base import BASE_STD
 
 
@@ -23,6 +24,8 @@ class PoolingHead(nn.Module):
         transform: activation of a linear layer before the scores (BERT's pooler: tanh); None: there is no such layer.
         dropout: probability of zeroing an element of what is scored.
     """
+
+    scores: ClassVar[Scored] = "labels"
 
     def __init__(
         self,

@@ -202,10 +202,39 @@ class EncoderWithHead(Encoder):
         )
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, types: Tensor | None = None, **rest: Any
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        types: Tensor | None = None,
+        *,
+        at: Tensor | None = None,
+        **rest: Any,
     ) -> Tensor:
-        """tokens (B, T), and what `Encoder.forward` takes → logits (B, T, V), or (B, L) of a head that pools."""
-        return self.head(super().forward(tokens, positions, types, **rest), rest.get("padding"))
+        """tokens (B, T), and what `Encoder.forward` takes → logits (B, T, V), or (B, L) of a head that pools.
+
+        With `at` (B, T), booleans, a head that scores each token scores these N alone → (N, V).
+        """
+        x = super().forward(tokens, positions, types, **rest)
+        return self.head(x, rest.get("padding")) if at is None else self.head(x[at])
+
+
+class EncoderWithPairs(EncoderWithHead):
+    """Scores tokens, and whether the second of two passages follows the first (BERT, https://arxiv.org/abs/1810.04805).
+
+    Args:
+        rest: as in `EncoderWithHead`.
+    """
+
+    def __init__(self, *, shape: Shape, **rest: Any) -> None:
+        super().__init__(shape=shape, **rest)
+        self.pairs = PoolingHead(embedding=self.embedding, dim=shape.dim, num_labels=2, transform="tanh")
+
+    def forward(  # type: ignore[override]  # two scores
+        self, tokens: Tensor, types: Tensor | None = None, *, at: Tensor, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """tokens, types, padding, and `at`, the N tokens to score (B, T) → logits (N, V), and of pairs (B, 2)."""
+        x = Encoder.forward(self, tokens, types=types, padding=padding)
+        return self.head(x[at]), self.pairs(x)
 
 
 class Decoder(EncoderWithHead):
@@ -230,7 +259,8 @@ class Decoder(EncoderWithHead):
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder reads the source, and a decoder that attends to it writes the target (https://arxiv.org/abs/1706.03762).
+    """An encoder reads the source, and a decoder that attends to it writes the target
+    (https://arxiv.org/abs/1706.03762).
 
     Args:
         vocab_size, max_len, shape, embedding, head, axes: as in `Encoder` and `Decoder`; both sides have them alike.

@@ -16,6 +16,7 @@ from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
 from txtrain.model.head import IGNORED, Loss, widest_float
 from txtrain.model.lora import LoRA, adapters
+from txtrain.predict.predictor import Predictor
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, shard
@@ -45,7 +46,9 @@ class Task(LightningModule):
     model_class: ClassVar[type[nn.Module]]  # made from a shape, parts by the names of `model_groups`, and sizes of data
     model_groups: ClassVar[tuple[str, ...]] = ("embedding", "head", "encoding", "norm", "attention", "ffn")
     content: ClassVar[str] = "text"  # of the samples that it reads
+    targets: ClassVar[str] = "tokens"  # what is counted of them, in words
     writes_text: ClassVar[bool] = False  # token by token
+    predictor: ClassVar[type[Predictor] | None] = None  # what `txtrain predict` does with its models
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Task(LightningModule):
         self.grad_norm: Tensor | None = None
         self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
+        self.validation_targets = 0
 
     @classmethod
     def check_settings(cls, **settings: Any) -> None:
@@ -209,6 +213,7 @@ class Task(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         sums = {name: self._sum_over_ranks(value).cpu() for name, value in self._sums.items()}
+        self.validation_targets = int(sums["targets"])
         self.validation = {f"validation/{name}": value for name, value in self.metrics(sums).items()}
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:

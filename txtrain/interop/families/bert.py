@@ -1,11 +1,11 @@
 """BERT (https://arxiv.org/abs/1810.04805)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from txtrain.errors import UserError
-from txtrain.interop.axes import Flat
-from txtrain.interop.common import ACTIVATIONS, SIZES
+from txtrain.interop.axes import Flat, differences
+from txtrain.interop.common import ACTIVATIONS, SIZES, label_names
 from txtrain.interop.family import Always, Config, Family, Field, Only, Part
 from txtrain.interop.names import Rule, in_layers
 from txtrain.model import EncoderWithHead
@@ -30,19 +30,24 @@ class MaskedHead(Part):
         body, masked: that class without a head and with one.
         activation: the key of the head's nonlinearity; None: gelu.
         eps: the key of its LayerNorm's epsilon; None: 1e-12.
+        labelling: classes with a head that scores labels, and what each means.
     """
 
     body: str
     masked: tuple[str, ...]
     activation: str | None = None
     eps: str | None = None
+    labelling: Mapping[str, Flat] = field(default_factory=dict)
 
     def read(self, config: Config) -> Flat:
         name = (config.get("architectures") or [self.body])[0]
         if name == self.body:
             return {"head": "none"}
+        if name in self.labelling:
+            return dict(self.labelling[name])
         if name not in self.masked:
-            raise UserError(f"its architectures say {name}, and txtrain knows {', '.join((self.body, *self.masked))}")
+            known = ", ".join((self.body, *self.masked, *self.labelling))
+            raise UserError(f"its architectures say {name}, and txtrain knows {known}")
         flat: Flat = {"head": "transform", "head.bias": True, "head.activation": "gelu", "head.norm_eps": 1e-12}
         if self.activation:
             flat |= Field("head.activation", self.activation, "gelu", ACTIVATIONS).read(config)
@@ -51,7 +56,8 @@ class MaskedHead(Part):
         return flat
 
     def write(self, flat: Flat) -> dict[str, list[str]]:
-        return {"architectures": [self.body if flat["head"] == "none" else self.masked[0]]}
+        labelling = [name for name, head in self.labelling.items() if not differences(head, flat)]
+        return {"architectures": labelling[:1] or [self.body if flat["head"] == "none" else self.masked[0]]}
 
 
 def berts_body(prefix: str) -> Iterable[Rule]:
@@ -109,12 +115,31 @@ class Bert(Family):
     parts = (
         *BERTS_PARTS,
         Field("encoding.max_len", "max_position_embeddings"),
-        MaskedHead("BertModel", ("BertForMaskedLM", "BertForPreTraining"), "hidden_act", "layer_norm_eps"),
+        MaskedHead(
+            "BertModel",
+            ("BertForMaskedLM", "BertForPreTraining"),
+            "hidden_act",
+            "layer_norm_eps",
+            {
+                "BertForSequenceClassification": {
+                    "head": "class_token",
+                    "head.pool": "first",
+                    "head.transform": "tanh",
+                },
+                "BertForTokenClassification": {"head": "labels"},
+            },
+        ),
     )
     rules = (
         *berts_body("bert."),
+        Rule("head.transform", "bert.pooler.dense", without="head.norm.weight"),
+        Rule("head.linear", "classifier", without="head.norm.weight"),
         Rule("head.transform", "cls.predictions.transform.dense"),
         Rule("head.norm", "cls.predictions.transform.LayerNorm"),
         Rule("head.linear.weight", "cls.predictions.decoder.weight"),
         *bias_of_scores("cls.predictions"),
     )
+
+    def labels(self, config: Config) -> tuple[str, ...]:
+        labelling = (config.get("architectures") or [""])[0].endswith("Classification")
+        return label_names(config) if labelling else ()

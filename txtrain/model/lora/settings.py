@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from txtrain.model.head import LABELLING
 from txtrain.model.lora import nf4
 from txtrain.model.lora.initial import Init
 from txtrain.model.lora.layers import Adapted, DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
@@ -117,7 +118,8 @@ class LoRA:
     def apply(self, model: nn.Module, adapt_only: bool = False) -> None:
         """Replaces the targeted layers of a model whose base weights are in place.
 
-        They freeze and learn through adapters. What has none trains in full, or with `adapt_only` freezes too.
+        They freeze and learn through adapters. What has none trains in full, or with `adapt_only` freezes too, but for
+        the heads that score labels, which are made for the data.
         """
         if self.rank == 0:
             return
@@ -132,6 +134,9 @@ class LoRA:
             self._check_quantisable(model, targeted, adapt_only)
         if adapt_only:
             model.requires_grad_(False)
+            for module in model.modules():
+                if getattr(module, "scores", None) in LABELLING:
+                    module.requires_grad_(True)
         for name, layer in targeted.items():
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, self._adapted(name, layer))

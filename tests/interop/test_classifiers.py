@@ -1,0 +1,98 @@
+"""BERT that scores labels: in, out, and as a start, against transformers."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
+
+from tests.task.examples import TEXT, write_labelled, write_tagged
+from txtrain.cli import main
+from txtrain.trained import load_trained
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
+LABELS = ["bad", "good", "neutral"]
+RUN = ["logger=none", "trainer.accelerator=cpu", "trainer.max_steps=2", "data.seq_len=32"]
+
+
+@pytest.fixture(autouse=True)
+def there(tmp_path, monkeypatch):
+    monkeypatch.setenv("TXTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def their_folder(path, kind, **options):
+    """A folder of transformers with random weights and a WordPiece tokenizer."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SIZES, initializer_range=0.3, **options)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    model.save_pretrained(path)
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator([TEXT.read_text()], WordPieceTrainer(vocab_size=320, special_tokens=special))
+    tokenizer.save(str(path / "tokenizer.json"))
+    return model
+
+
+named = partial(dict, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
+
+
+@pytest.mark.parametrize("kind", [transformers.BertForSequenceClassification, transformers.BertForTokenClassification])
+def test_logits_are_those_of_transformers_in_and_out(tmp_path, kind):
+    theirs, folder, again = their_folder(tmp_path / "theirs", kind, **named()), tmp_path / "theirs", tmp_path / "again"
+    trained = load_trained(folder)
+    tokens, types = torch.randint(5, 300, (3, 20)), torch.randint(2, (3, 20))
+    padding = torch.arange(20) < torch.tensor([[20], [11], [5]])
+    expected = theirs(tokens, attention_mask=padding.long(), token_type_ids=types).logits
+    found = trained.model(tokens, types=types, padding=padding)
+    if found.dim() == 3:
+        expected, found = expected[padding], found[padding]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert list(trained.labels) == LABELS
+    assert main(["export", str(folder), str(again)]) == 0  # which compares with transformers too
+    back = kind.from_pretrained(again).eval()
+    assert back.config.id2label == dict(enumerate(LABELS))
+    other = back(tokens, attention_mask=padding.long(), token_type_ids=types).logits
+    torch.testing.assert_close(other[padding] if other.dim() == 3 else other, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_masked_language_model_gets_a_new_head(tmp_path):
+    """The body is BERT's, the head is new; what a run trains goes out as transformers' own class with its labels."""
+    their_folder(tmp_path / "bert", transformers.BertForMaskedLM)
+    write_labelled(tmp_path / "rows.jsonl")
+    data = ["data=labelled", "data.path=rows.jsonl", "init_from=bert"]
+    assert main(["train", "task=sequence_classification", *data, *RUN, "optimizer.lr=1e-12", "run_dir=run"]) == 0
+    before, after = load_trained("bert").model.state_dict(), load_trained("run").model.state_dict()
+    assert {name for name in before if not name.startswith("head.")} == {n for n in after if not n.startswith("head.")}
+    assert all(torch.allclose(before[n], after[n], atol=1e-6) for n in before if not n.startswith("head."))
+    assert main(["export", "run", "out"]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert list(config["id2label"].values()) == LABELS
+
+
+def test_folders_predict(tmp_path):
+    their_folder(tmp_path / "bert", transformers.BertForMaskedLM)
+    their_folder(tmp_path / "tags", transformers.BertForTokenClassification, **named())
+    write_tagged(tmp_path / "tags.jsonl", rows=3)
+    (tmp_path / "asked.txt").write_text("Before we [MASK] any further, <mask>\n")
+    assert main(["predict", "bert", "asked.txt", "top=2", "--output", "filled.jsonl", "--device=cpu"]) == 0
+    assert len(json.loads((tmp_path / "filled.jsonl").read_text())["masks"]) == 2
+    assert main(["predict", "tags", "tags.jsonl", "--output", "told.jsonl", "--device=cpu"]) == 0
+    assert json.loads((tmp_path / "told.jsonl").read_text().splitlines()[0])["tags"][0] in LABELS

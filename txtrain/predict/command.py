@@ -1,0 +1,130 @@
+"""`txtrain predict`: a line of JSON for each input, in batches from files, or at once for each line that comes."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, get_type_hints
+
+import torch
+import yaml
+
+from txtrain.arguments import Parser
+from txtrain.compose import split
+from txtrain.config import unknown_key
+from txtrain.devices import find_device
+from txtrain.errors import UserError
+from txtrain.predict.inputs import STREAM, Input, find_inputs, parse_line, read_inputs, read_lines
+from txtrain.predict.predictor import Predictor
+from txtrain.schema import arguments as signature
+from txtrain.schema import check_value
+from txtrain.trained import Trained, load_trained
+
+DESCRIPTION = """What a trained model says of new inputs, a line of JSON for each.
+
+  txtrain predict runs/NAME/RUN inputs.jsonl > told.jsonl     a batch: .jsonl, .csv, .tsv, .txt (a line each)
+  txtrain predict runs/NAME/RUN 'pictures/*.png'              files that are an input each, or a folder of them
+  some program | txtrain predict runs/NAME/RUN -              lines of standard input, each answered at once
+
+MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder. KEY=VALUE are
+options of its task, which the task's page in docs/tasks names. An input's own fields come first in its line."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """Does what the command line asks for."""
+    options = parse(arguments)
+    device = find_device(options.device)
+    trained = load_trained(options.model, device=device, dtype=DTYPES[options.dtype])
+    if trained.task is None or trained.task.predictor is None:
+        raise UserError(f"{options.model} continues texts: type txtrain generate {options.model}")
+    predictor = new_predictor(trained.task.predictor, trained, options.overrides)
+    with ExitStack() as stack:
+        output = stack.enter_context(_written(options.output)) if options.output else sys.stdout
+        if options.inputs == [STREAM]:
+            answer(predictor, output)
+        else:
+            files = find_inputs(options.inputs, predictor.suffixes)
+            for batch in _batches(read_inputs(files, predictor.suffixes), options.batch_size):
+                tell(predictor, batch, output)
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """The model, inputs and options of its task, in any order, and flags."""
+    parser = Parser(
+        prog="txtrain predict",
+        usage="txtrain predict MODEL INPUT [INPUT ...] [KEY=VALUE ...] [options]",
+        description=DESCRIPTION,
+    )
+    add = parser.add_argument
+    add("words", metavar="MODEL INPUT", nargs="*", help="the model, and files, folders, globs, or - for standard input")
+    add("--batch-size", type=int, default=16, metavar="N", help="inputs that go through the model together (16)")
+    add("--output", type=Path, metavar="FILE", help="where to (default: standard output)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    add("--dtype", choices=DTYPES, default="float32", help="of the weights (float32)")
+    options = parser.parse_intermixed_args(arguments)
+    words, options.overrides = split(options.words)
+    if len(words) < 2:
+        raise UserError("predict needs a model and inputs: type txtrain predict runs/NAME/RUN FILE, or - for lines")
+    options.model, *options.inputs = words
+    if STREAM in options.inputs and len(options.inputs) > 1:
+        raise UserError("- is standard input, and other inputs are named too: leave out one of them")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {options.batch_size}: give 1 or more")
+    return options
+
+
+def new_predictor(kind: type[Predictor], trained: Trained, overrides: Sequence[str]) -> Predictor:
+    """The task's predictor with the options that the user typed."""
+    known = {name: parameter for name, parameter in signature(kind)[0].items() if name != "trained"}
+    hints = get_type_hints(kind.__init__, localns={"Trained": Trained})
+    chosen = {}
+    for override in overrides:
+        name, _, text = override.partition("=")
+        if name not in known:
+            raise UserError(unknown_key(name, known))
+        chosen[name] = yaml.safe_load(text)
+        check_value(name, chosen[name], hints[name], known[name].default)
+    return kind(trained, **chosen)
+
+
+def tell(predictor: Predictor, inputs: Sequence[Input], output: TextIO) -> None:
+    """Writes a line for each input; all of them are read before the first goes through the model."""
+    read = []
+    for item in inputs:
+        try:
+            read.append(predictor.read(item.given))
+        except UserError as error:
+            raise UserError(f"{item.place}: {error}") from error
+    with torch.inference_mode():
+        told = predictor.predict(read)
+    for item, found in zip(inputs, told, strict=True):
+        write(output, item.record | found)
+
+
+def answer(predictor: Predictor, output: TextIO) -> None:
+    """Answers each line at once; one that cannot be read is told in its place, and the next one is read."""
+    for line in read_lines():
+        try:
+            tell(predictor, [parse_line(line)], output)
+        except UserError as error:
+            write(output, {"error": str(error)})
+
+
+def write(output: TextIO, record: dict[str, Any]) -> None:
+    print(json.dumps(record, ensure_ascii=False), file=output, flush=True)
+
+
+def _batches(inputs: Iterator[Input], size: int) -> Iterator[list[Input]]:
+    while batch := list(islice(inputs, size)):
+        yield batch
+
+
+def _written(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be written ({error.strerror}): name another file") from error

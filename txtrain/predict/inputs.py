@@ -1,0 +1,116 @@
+"""Inputs of a prediction: files that are one each, lines of files, and lines of standard input as they come."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from txtrain.errors import UserError
+from txtrain.predict.predictor import Given
+
+STREAM = "-"
+ROWS = (".jsonl", ".csv", ".tsv", ".txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One input and where it stands, in words."""
+
+    given: Given
+    place: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What of it is repeated before what is said of it."""
+        if isinstance(self.given, Path):
+            return {"file": str(self.given)}
+        return {"text": self.given} if isinstance(self.given, str) else dict(self.given)
+
+
+def find_inputs(words: Sequence[str], whole: Set[str]) -> list[Path]:
+    """The files that paths, folders and globs name, in order.
+
+    Args:
+        words: what the user typed.
+        whole: extensions of files that are one input each.
+
+    Raises:
+        UserError: there is no such file, or it is of no known kind.
+    """
+    found = []
+    for word in words:
+        path, known = Path(word).expanduser(), {*whole, *ROWS}
+        if path.is_dir():
+            wanted = whole or known
+            files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in wanted)
+        else:
+            files = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
+        if not files:
+            raise UserError(f"{word} has no input: give a file, a folder, a glob, or - for lines of standard input")
+        for file in files:
+            if file.suffix.lower() not in known:
+                raise UserError(f"{file} has the unknown extension {file.suffix}: give {', '.join(sorted(known))}")
+        found += files
+    return found
+
+
+def read_inputs(files: Sequence[Path], whole: Set[str]) -> Iterator[Input]:
+    """All inputs of the files, one after the other; blank lines are none."""
+    for file in files:
+        if file.suffix.lower() in whole:
+            yield Input(given=file, place=str(file))
+        else:
+            yield from _read_rows(file)
+
+
+def read_lines() -> Iterator[tuple[int, str]]:
+    """Lines of standard input as they come, and their numbers."""
+    for number, line in enumerate(iter(sys.stdin.readline, ""), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def parse_line(numbered: tuple[int, str]) -> Input:
+    """A line of standard input: a JSON object if it begins like one, else text."""
+    number, line = numbered
+    place = f"line {number}"
+    return Input(given=_object(line, place) if line.lstrip().startswith("{") else line, place=place)
+
+
+def _read_rows(file: Path) -> Iterator[Input]:
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            if file.suffix.lower() in (".csv", ".tsv"):
+                reader = csv.DictReader(stream, delimiter="," if file.suffix.lower() == ".csv" else "\t", strict=True)
+                for row in reader:
+                    place = f"{file} line {reader.line_num}"
+                    yield Input(given=_whole(row, place), place=place)
+                return
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    place, text = f"{file} line {number}", line.rstrip("\r\n")
+                    yield Input(given=_object(text, place) if file.suffix == ".jsonl" else text, place=place)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text (byte {error.start}): convert it to UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read ({error}): give a whole file") from None
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
+    return row
+
+
+def _whole(row: dict[str, Any], place: str) -> dict[str, Any]:
+    if None in row or None in row.values():
+        raise UserError(f"{place} has other columns than the first line: give each line the same")
+    return row

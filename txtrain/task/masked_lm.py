@@ -1,0 +1,99 @@
+"""Masked language modelling: find the masked tokens from all others (BERT, RoBERTa, SpanBERT)."""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from txtrain.model import EncoderWithHead, EncoderWithPairs
+from txtrain.model.head import IGNORED, widest_float
+from txtrain.predict.masked import MaskFiller
+from txtrain.predict.predictor import Predictor
+from txtrain.task.base import Batch, Task
+
+
+class MaskedLM(Task):
+    """Finds masked tokens with an encoder (https://arxiv.org/abs/1810.04805); only they are scored.
+
+    A batch has tokens, targets and padding (B, T); with data.packing=documents also documents and positions (B, T).
+    """
+
+    model_class: ClassVar[type[nn.Module]] = EncoderWithHead
+    content: ClassVar[str] = "masked text"
+    predictor: ClassVar[type[Predictor] | None] = MaskFiller
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits, targets = self._scores(batch)
+        return self.loss(logits[None], targets[None])
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        return self._counts(*self._scores(batch))
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        found = super().metrics(sums)
+        perplexity = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
+        accuracy = (sums["right"].double() / sums["targets"]).item()
+        return found | {"perplexity": perplexity, "accuracy": accuracy}
+
+    def flops_per_token(self, length: int) -> float:
+        """For one masked token: the body reads all others with it, and the head scores it alone."""
+        layers = [module for name, module in self.model.named_modules() if name.startswith("head.")]
+        head = 6 * sum(module.weight.numel() for module in layers if isinstance(module, nn.Linear))
+        return (super().flops_per_token(length) - head) / self.trainer.datamodule.masking.rate + head
+
+    def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) and targets (N,) of the N masked tokens."""
+        at = batch["targets"] != IGNORED
+        given = {name: batch.get(name) for name in ("positions", "documents", "padding")}
+        return self.model(batch["tokens"], at=at, **given), batch["targets"][at]
+
+    def _counts(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        _, entropy = self.loss(logits[None], targets[None])
+        right = (logits.argmax(-1) == targets).sum()
+        return {"entropy": entropy, "targets": (targets != IGNORED).sum(), "right": right}
+
+
+class MaskedPairs(MaskedLM):
+    """Finds masked tokens in two passages, and says whether the second follows the first (BERT).
+
+    A batch has tokens, targets, types and padding (B, T), and follows (B,). The objective is the mean over masked
+    tokens plus the mean over pairs, in which a pair counts as often as it has masked tokens: so the parts of a step add
+    up.
+    """
+
+    model_class: ClassVar[type[nn.Module]] = EncoderWithPairs
+    content: ClassVar[str] = "masked pairs"
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits, targets, pairs = self._both(batch)
+        objective, entropy = self.loss(logits[None], targets[None])
+        weight = (batch["targets"] != IGNORED).sum(1)
+        return objective + (self._entropies(pairs, batch) * weight).sum(), entropy
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        logits, targets, pairs = self._both(batch)
+        valid = batch["follows"] != IGNORED
+        return self._counts(logits, targets) | {
+            "pair_entropy": self._entropies(pairs, batch).sum(dtype=widest_float(pairs.device)),
+            "pairs": valid.sum(),
+            "right_pairs": ((pairs.argmax(-1) == batch["follows"]) & valid).sum(),
+        }
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return super().metrics(sums) | {
+            "pair_loss": (sums["pair_entropy"] / sums["pairs"]).item(),
+            "pair_accuracy": (sums["right_pairs"].double() / sums["pairs"]).item(),
+        }
+
+    def _both(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, V) and targets (N,) of the N masked tokens, and logits of pairs (B, 2)."""
+        at = batch["targets"] != IGNORED
+        logits, pairs = self.model(batch["tokens"], batch["types"], at=at, padding=batch.get("padding"))
+        return logits, batch["targets"][at], pairs
+
+    @staticmethod
+    def _entropies(pairs: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of each pair (B,), 0 for an empty row."""
+        return F.cross_entropy(pairs.float(), batch["follows"], ignore_index=IGNORED, reduction="none")

@@ -1,0 +1,50 @@
+"""Tags for the words of a text, by an encoder that may have been trained before."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from txtrain.model import EncoderWithHead
+from txtrain.predict.predictor import Predictor
+from txtrain.predict.tags import WordTagger
+from txtrain.task.base import Batch, Task
+from txtrain.task.scores import Entities, accuracy, count_confusions, f1, macro_f1
+
+
+class TokenClassification(Task):
+    """One of L tags for each word, by an encoder whose head scores the first token of each word.
+
+    Where the tags are those of entities (B-PER I-PER O), entities are counted as seqeval does. A batch has tokens,
+    padding and targets (B, T).
+    """
+
+    model_class: ClassVar[type[nn.Module]] = EncoderWithHead
+    content: ClassVar[str] = "tagged text"
+    targets: ClassVar[str] = "words"
+    predictor: ClassVar[type[Predictor] | None] = WordTagger
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Scores of the tags (B, T, L)."""
+        return self.model(batch["tokens"], padding=batch["padding"])
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.loss(self.logits(batch), batch["targets"])
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        logits, targets = self.logits(batch), batch["targets"]
+        _, entropy = self.loss(logits, targets)
+        guesses = logits.argmax(-1)
+        confusions = count_confusions(guesses.flatten(), targets.flatten(), logits.size(-1))
+        counted = {"entropy": entropy, "targets": confusions.sum(), "confusions": confusions}
+        entities = self._entities()
+        return counted if entities is None else counted | {"entities": entities.count(guesses, targets)}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        counts = sums["confusions"]
+        scores = super().metrics(sums) | {"accuracy": accuracy(counts)}
+        return scores | (f1(sums["entities"]) if "entities" in sums else {"f1": macro_f1(counts)})
+
+    def _entities(self) -> Entities | None:
+        labels = self.trainer.datamodule.labels
+        return Entities(labels) if Entities.describe(labels) else None
