@@ -7,12 +7,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
 
 from tests import forked
+from txtrain.audio.augment import Augment
+from txtrain.audio.mel import log_mel
 from txtrain.cli import main
+from txtrain.data.audio_folder import AudioFolder
+from txtrain.data.tokenizer import Char
 from txtrain.saving import checkpoint_step, list_checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -153,3 +158,69 @@ def test_two_devices_count_as_one_does(sounds, tmp_path, task, strategy):
     for mine, other in zip(rows(tmp_path / "one"), two, strict=True):
         numbers = {name for name in mine if name.startswith("validation") or name in ("train/loss", "train/tokens")}
         assert {n: other[n] for n in numbers} == pytest.approx({n: mine[n] for n in numbers}, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(sounds, tmp_path_factory):
+    """A run of each task that has learned it."""
+    folder = tmp_path_factory.mktemp("trained")
+    for task, steps in (("audio_classification", 40), ("speech_recognition", 75)):
+        options = [f"trainer.max_steps={steps}", "optimizer.lr=1e-2", "save.every=1000", "trainer.log_every_n_steps=50"]
+        options += ["data.augment.frequency_masks=0", "data.augment.time_masks=0"]
+        train(*command(sounds, task, folder / task, *options))
+    return folder
+
+
+def predicted(capsys, *words):
+    capsys.readouterr()
+    assert main(["predict", *map(str, words)]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_predictions_are_those_of_validation(sounds, trained, capsys):
+    told = predicted(capsys, trained / "audio_classification", sounds / "classes", "--batch-size", 5)
+    assert len(told) == 36 and all(line["label"] == Path(line["file"]).parent.name for line in told)
+    assert all(sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5) for line in told)
+    alone = predicted(capsys, trained / "audio_classification", told[7]["file"], "top=1")
+    assert list(alone[0]["probabilities"].values()) == pytest.approx([max(told[7]["probabilities"].values())], rel=1e-4)
+
+
+def test_transcripts_have_the_error_rate_of_validation(sounds, trained, capsys, monkeypatch):
+    monkeypatch.chdir(sounds)
+    entries = AudioFolder(
+        path="said.jsonl", validation_fraction=0.3, features=log_mel(num_mels=20), augment=Augment(), tokenizer=Char()
+    ).entries
+    held_out = {entry.file.name: entry.said for entry, out in entries if out}
+    told = predicted(capsys, trained / "speech_recognition", *held_out)
+    said, heard = [held_out[line["file"]] for line in told], [line["transcript"] for line in told]
+    outcome = json.loads((trained / "speech_recognition" / "summary.json").read_text())
+    assert outcome["cer"] < 1, "the test is about a model that hears something"
+    assert jiwer.wer(said, heard) == pytest.approx(outcome["wer"], abs=1e-9)
+    assert jiwer.cer(said, heard) == pytest.approx(outcome["cer"], abs=1e-9)
+    searched = predicted(capsys, trained / "speech_recognition", "said.jsonl", "beams=8")
+    assert len(searched) == 45 and {"file", "text", "transcript"} <= set(searched[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_evaluation_has_the_numbers_of_the_run(sounds, trained, tmp_path, task):
+    outcome = json.loads((trained / task / "summary.json").read_text())
+    assert main(["eval", str(trained / task), "--json", str(tmp_path / "eval.json"), "trainer.accelerator=cpu"]) == 0
+    numbers = json.loads((tmp_path / "eval.json").read_text())
+    names = ["loss", "accuracy", "f1"] if task == "audio_classification" else ["loss", "wer", "cer"]
+    for name in names:
+        assert numbers[name] == pytest.approx(outcome["validation_loss" if name == "loss" else name], rel=1e-6)
+
+
+def test_other_clips_are_evaluated_whole_with_the_labels_of_the_run(sounds, trained, tmp_path):
+    for letter in "ab":
+        shutil.copytree(sounds / "classes" / letter, tmp_path / "own" / letter)
+    words = ["eval", str(trained / "audio_classification"), "data=audio_folder", f"data.path={tmp_path / 'own'}"]
+    assert main([*words, "--json", str(tmp_path / "eval.json"), "trainer.accelerator=cpu"]) == 0
+    assert json.loads((tmp_path / "eval.json").read_text())["accuracy"] == 1.0
+
+
+def test_a_file_that_is_no_sound_is_one_line(trained, tmp_path, capsys):
+    (tmp_path / "x.wav").write_bytes(b"nothing")
+    for task in TASKS:
+        assert main(["predict", str(trained / task), str(tmp_path / "x.wav")]) == 1
+        assert "x.wav cannot be read" in capsys.readouterr().err

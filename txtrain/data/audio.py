@@ -190,6 +190,10 @@ class AudioData(Data):
         what = f"vocabulary of {self.tokenizer.vocab_size}" if self.transcribed else f"{len(self.labels)} classes"
         return f"{', '.join(parts)}; {what}"
 
+    @property
+    def padded(self) -> bool:
+        return True
+
     def unit(self) -> str:
         return f"clips of up to {self.max_seconds:g} s"
 

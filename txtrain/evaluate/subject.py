@@ -24,8 +24,9 @@ from txtrain.trained import Trained, load_trained
 
 # What the user may type; all else would be another model, or does nothing here.
 GROUPS = ("data", "trainer", "strategy", "compile")
+OF_SOUND = ("features", "max_seconds", "fill")
 # What other data take over from those of the run, so that numbers compare.
-KEPT = ("seq_len", "packing", "masking", "batch_size", "micro_batch_size", "validation_fraction")
+KEPT = ("seq_len", "packing", "masking", "batch_size", "micro_batch_size", "validation_fraction", *OF_SOUND)
 OF_TASK = ("masking",)  # a key that the task adds to the data
 
 log = logging.getLogger(__name__)

@@ -5,6 +5,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from txtrain.model.spectrogram import AudioEncoder
+from txtrain.predict.predictor import Predictor
+from txtrain.predict.sound import SoundLabeller
 from txtrain.task.base import Batch
 from txtrain.task.classification import Classification
 
@@ -18,6 +20,7 @@ class AudioClassification(Classification):
     model: AudioEncoder
     model_class: ClassVar[type[nn.Module]] = AudioEncoder
     content: ClassVar[str] = "labelled sound"
+    predictor: ClassVar[type[Predictor] | None] = SoundLabeller
 
     def logits(self, batch: Batch) -> Tensor:
         return self.model(batch["frames"], batch["lengths"])

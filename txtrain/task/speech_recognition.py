@@ -1,7 +1,7 @@
 """Transcripts of clips of speech, by connectionist temporal classification."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from txtrain.audio.edits import Edits
 from txtrain.errors import UserError
 from txtrain.model.head import IGNORED, widest_float
 from txtrain.model.spectrogram import AudioEncoder
+from txtrain.predict.predictor import Predictor
+from txtrain.predict.sound import Transcriber
 from txtrain.task.base import Batch, Task
 
 
@@ -26,6 +28,7 @@ class SpeechRecognition(Task):
     model: AudioEncoder
     model_class = AudioEncoder
     content = "transcribed sound"
+    predictor: ClassVar[type[Predictor] | None] = Transcriber
 
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
