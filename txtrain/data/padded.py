@@ -48,16 +48,8 @@ class RowMaker:
             return row, len(row)
         room = self.seq_len - 3
         if len(first) + len(second) > room:
-            shorter = min(len(first), len(second), room // 2)
-            longer = room - shorter
-            first, second = (
-                (first[:shorter], second[:longer])
-                if len(first) <= len(second)
-                else (
-                    first[:longer],
-                    second[:shorter],
-                )
-            )
+            kept = max(room - len(second), min(len(first), room - room // 2))
+            first, second = first[:kept], second[: room - kept]
         begin = len(first) + 2
         return [self.opening, *first.tolist(), self.closing, *second.tolist(), self.closing], begin
 
