@@ -16,7 +16,7 @@ from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
 from txtrain.interop.peft import is_adapter
-from txtrain.model import EncoderWithHead
+from txtrain.model import EncoderDecoder, EncoderWithHead
 from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import class_of, labels_of_run, model_of_run, sizes_of_run, trained_weights, with_weights
 
@@ -178,6 +178,10 @@ def _from_folder(folder: Path) -> Trained:
 
 def _task_of(imported: Imported) -> "type[Task] | None":
     """What a folder's model does, where its head says so."""
+    if imported.family.model_class is EncoderDecoder:
+        from txtrain.task.translation import Translation
+
+        return Translation
     if imported.family.reads != "tokens" or imported.family.model_class is not EncoderWithHead:
         return None
     from txtrain.task.masked_lm import MaskedLM

@@ -299,6 +299,29 @@ def test_bleu_in_training_is_sacrebleus_of_what_generate_writes(learned, tmp_pat
     assert last["validation/chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, references).score)
 
 
+def test_predict_and_eval(learned, tmp_path, capsys):
+    """Of lines and of objects, and of other pairs as a whole: what validation said of the same pairs."""
+    held = validation_pairs(learned)
+    (tmp_path / "held.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in held), encoding="utf-8")
+    (tmp_path / "sources.txt").write_text("".join(f"{source}\n" for source, _ in held), encoding="utf-8")
+    rows = [{"source": source, "id": number} for number, (source, _) in enumerate(held)]
+    (tmp_path / "sources.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = []
+    for name in ("sources.txt", "sources.jsonl"):
+        capsys.readouterr()
+        assert main(["predict", str(learned), str(tmp_path / name), "beams=2"]) == 0
+        told.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [row["translation"] for row in told[0]] == [row["translation"] for row in told[1]]
+    assert [row["id"] for row in told[1]] == list(range(len(held)))
+    bleu = sacrebleu.corpus_bleu([row["translation"] for row in told[0]], [[target for _, target in held]]).score
+    for data in ([], ["data=pairs", f"data.path={tmp_path / 'held.tsv'}"]):
+        out = tmp_path / "out.json"
+        assert main(["eval", str(learned), *data, "trainer.accelerator=cpu", "--json", str(out)]) == 0
+        assert json.loads(out.read_text())["bleu"] == pytest.approx(bleu)
+    assert main(["predict", str(learned), str(tmp_path / "sources.txt"), "beams=0"]) == 1
+    assert "beams is 0" in capsys.readouterr().err
+
+
 def test_a_sample_is_a_translation(learned, tmp_path, pairs):
     [early, late] = [line for line in (learned / "train.log").read_text().splitlines() if "sample at step" in line]
     assert re.search(r"sample at step 220  red ship and grey bread\|\w+es \w+ und \w+es \w+$", late)

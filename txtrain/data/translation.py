@@ -133,8 +133,12 @@ class TranslationData(Data):
             found["empty"] = f"{self._empty} pairs with nothing on one side, left out"
         return found
 
+    @property
+    def padded(self) -> bool:
+        return True
+
     def unit(self) -> str:
-        return "tokens"
+        return f"pairs of at most {self.seq_len} tokens"
 
     def batch_told(self, devices: int) -> str:
         share = -(-self.batch_tokens // (devices * self.accumulation(devices)))
@@ -171,6 +175,13 @@ class TranslationData(Data):
                     f"{self._named()} leaves no pair for {missing}: give more, or set data.validation_fraction or "
                     "data.seq_len"
                 )
+
+    def prepare_evaluation(self) -> None:
+        self.tokenize()
+        if not len(self._samples["validation"]):
+            raise UserError(
+                f"{self._named()} leaves no pair to evaluate on: give more, or set data.validation_fraction"
+            )
 
     def hold_out_all(self) -> None:
         """Leave nothing to train on: all is for evaluation. Before `tokenize`."""

@@ -25,8 +25,9 @@ from txtrain.trained import Trained, load_trained
 # What the user may type; all else would be another model, or does nothing here.
 GROUPS = ("data", "trainer", "strategy", "compile")
 OF_SOUND = ("features", "max_seconds", "fill")
+BATCHES = ("batch_size", "micro_batch_size", "batch_tokens", "micro_batch_tokens")
 # What other data take over from those of the run, so that numbers compare.
-KEPT = ("seq_len", "packing", "masking", "batch_size", "micro_batch_size", "validation_fraction", *OF_SOUND)
+KEPT = ("seq_len", "packing", "masking", "vocabulary", "validation_fraction", *BATCHES, *OF_SOUND)
 OF_TASK = ("masking",)  # a key that the task adds to the data
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ def chosen_data(typed: set[str]) -> set[str]:
 
 def shorten_batches(data: DictConfig, trained_len: int, typed: set[str]) -> None:
     """Longer windows than in training go through in smaller micro-batches, of as many tokens; no number changes."""
-    if data.get("seq_len", 0) > trained_len > 0 and "data.micro_batch_size" not in typed:
+    if "batch_size" in data and data.get("seq_len", 0) > trained_len > 0 and "data.micro_batch_size" not in typed:
         windows = data.micro_batch_size or data.batch_size
         data.micro_batch_size = max(1, windows * trained_len // data.seq_len)
 

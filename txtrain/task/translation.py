@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from txtrain.generate.translate import InStep, Translator
 from txtrain.model import EncoderDecoder
+from txtrain.predict.predictor import Predictor
+from txtrain.predict.translating import TextTranslator
 from txtrain.task.base import Batch, Task
 from txtrain.task.overlap import Overlap
 
@@ -31,6 +33,7 @@ class Translation(Task):
 
     model_class = EncoderDecoder
     content = "translations"
+    predictor: ClassVar[type[Predictor] | None] = TextTranslator
 
     def __init__(self, *, beams: int = 1, length_penalty: float = 1.0, bleu_tokenize: str = "13a", **base: Any) -> None:
         super().__init__(**base)
