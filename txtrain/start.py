@@ -5,12 +5,13 @@ A head that scores labels is the exception: it is new where the labels are other
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -124,7 +125,15 @@ def with_trained(
         new = new_parts(model, imported.axes["head"], imported.labels, labels, imported.family.model_class)
         imported.check(build_model, new)
         return partial(imported.build, build_model, new)
-    return partial(with_weights, build_model, trained_weights(build_model, trained, labels))
+    weights = cache(partial(trained_weights, build_model, trained, labels))
+    if rank_zero_only.rank == 0:
+        weights()  # what is wrong with them is told now; other processes may need none
+    return partial(_filled, build_model, weights)
+
+
+def _filled(build_model: Callable[[], nn.Module], weights: Callable[[], dict[str, Tensor]]) -> nn.Module:
+    on_meta = torch.get_default_device().type == "meta"
+    return build_model() if on_meta else with_weights(build_model, weights())
 
 
 def new_parts(

@@ -55,7 +55,10 @@ class Imported:
         return getattr(torch, str(name).removeprefix("torch."))
 
     def build(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> nn.Module:
-        """The model that `build_model` makes, filled; without new parts there is never more in memory than its weights.
+        """The model that `build_model` makes, filled.
+
+        Without new parts there is never more in memory than its weights and a file of them. Where the current device
+        is meta, it stays without memory.
 
         Args:
             build_model: makes the model.
@@ -65,6 +68,8 @@ class Imported:
             UserError: the folder's weights are not those of that model.
         """
         model = self._new(build_model)
+        if torch.get_default_device().type == "meta":
+            return model
         self.fill(model, new)
         if new:
             fresh = build_model()

@@ -27,7 +27,7 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, *, prefix: str = "") -> None:
         self._folder = folder
-        self._files: dict[str, Any] = {}
+        self._file, self._opened = "", None
         self._prefix = prefix
         if (folder / INDEX).is_file():
             try:
@@ -47,12 +47,18 @@ class Weights(Mapping[str, Tensor]):
                 raise UserError(f"{folder} lacks {name}, which its {INDEX} names: put this shard there")
 
     def _open(self, name: str) -> Any:
-        if name not in self._files:
+        if name != self._file:
+            self._file, self._opened = "", None  # what has been read of the last one is no longer in memory
             try:
-                self._files[name] = safe_open(self._folder / name, framework="pt")
+                self._opened = safe_open(self._folder / name, framework="pt")
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{self._folder / name} cannot be read ({error}): restore it") from error
-        return self._files[name]
+            self._file = name
+        return self._opened
+
+    def file(self, *names: str) -> str:
+        """The file in which the first is that is there; none is ""."""
+        return next((self._places[known] for name in names if (known := self._name(name))), "")
 
     def _name(self, name: str) -> str | None:
         bare = name.removeprefix(self._prefix)
@@ -116,37 +122,43 @@ def fill(
     Raises:
         UserError: the folder lacks a weight, has one too many, or one of another shape.
     """
-    names, used, taken = family.names, set[str](), set[tuple[str, int]]()
+    names, taken = family.names, set[tuple[str, int]]()
     own = dict(model.named_parameters(remove_duplicate=False))
-    filled: dict[int, nn.Parameter] = {}
+    places, first = dict[str, Place](), dict[nn.Parameter, str]()
     for name, parameter in own.items():
         if name.partition(".")[0] in new:
             continue
         place = names.find(name, own)
         if place is None:
             raise UserError(f"{where}: {family.model_types[0]} has no weight like {name}, which the axes ask for")
-        used.update(place.read)
-        if id(parameter) not in filled:
-            theirs = next((other for other in place.read if other in weights), None)
-            if theirs is not None:
-                whole = weights[theirs]
-                if (theirs, place.part) in taken:  # two of ours must not be one memory
-                    whole = whole.clone()
-                taken.add((theirs, place.part))
-            elif place.rule.default is not None:
-                whole = torch.full(parameter.shape, place.rule.default)
-            else:
-                raise UserError(f"{where} lacks the weight {place.theirs}: its files are those of another model")
-            rows = [own[sibling].shape[0] // (heads if place.rule.by_head else 1) for sibling in place.siblings]
-            value = _part(place, whole, rows)
-            if value is None or value.shape != parameter.shape:
-                raise UserError(
-                    f"{where}: {place.theirs} is {list(whole.shape)}, and the config makes {name} "
-                    f"{list(parameter.shape)}: leave out overrides of model and tokenizer, or restore the folder"
-                )
-            filled[id(parameter)] = _parameter(value, parameter)
+        places[name] = place
+        first.setdefault(parameter, name)  # of a weight that is used twice
+    filled = dict[nn.Parameter, nn.Parameter]()
+    # File by file, since one that is done with takes no memory.
+    for parameter, name in sorted(first.items(), key=lambda item: weights.file(*places[item[1]].read)):
+        place = places[name]
+        theirs = next((other for other in place.read if other in weights), None)
+        if theirs is not None:
+            whole = weights[theirs]
+            if (theirs, place.part) in taken:  # two of ours must not be one memory
+                whole = whole.clone()
+            taken.add((theirs, place.part))
+        elif place.rule.default is not None:
+            whole = torch.full(parameter.shape, place.rule.default)
+        else:
+            raise UserError(f"{where} lacks the weight {place.theirs}: its files are those of another model")
+        rows = [own[sibling].shape[0] // (heads if place.rule.by_head else 1) for sibling in place.siblings]
+        value = _part(place, whole, rows)
+        if value is None or value.shape != parameter.shape:
+            raise UserError(
+                f"{where}: {place.theirs} is {list(whole.shape)}, and the config makes {name} "
+                f"{list(parameter.shape)}: leave out overrides of model and tokenizer, or restore the folder"
+            )
+        filled[parameter] = _parameter(value, parameter)
+    for name, parameter in own.items():
         module, _, last = name.rpartition(".")
-        setattr(model.get_submodule(module), last, filled[id(parameter)])
+        setattr(model.get_submodule(module), last, filled[parameter])
+    used = {name for place in places.values() for name in place.read}
     extra = [name for name in weights if name not in used and not re.fullmatch(family.ignored, name)]
     unread = tuple(theirs for part in new for theirs in names.of_part(part))
     extra = [name for name in extra if not name.startswith(unread)]

@@ -4,6 +4,7 @@ from txtrain.strategy.choose import auto, check_optimizer, choose_strategy, coun
 from txtrain.strategy.ddp import DDP
 from txtrain.strategy.fsdp import FSDP, shard
 from txtrain.strategy.gradients import clip_gradients, drop_step, weights_are_finite
+from txtrain.strategy.memory import made_once
 from txtrain.strategy.one import OneDevice
 from txtrain.strategy.portable import Portable
 from txtrain.strategy.processes import ending_processes, is_lost
@@ -23,6 +24,7 @@ __all__ = [
     "drop_step",
     "ending_processes",
     "is_lost",
+    "made_once",
     "shard",
     "weights_are_finite",
 ]

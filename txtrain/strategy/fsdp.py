@@ -21,6 +21,7 @@ class FSDP(Portable, ModelParallelStrategy):
     """
 
     option = "fsdp"
+    cuts_weights = True
 
     def __init__(self, *, reshard_after_forward: bool = True) -> None:
         super().__init__(tensor_parallel_size=1)

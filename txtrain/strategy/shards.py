@@ -12,6 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def cut(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Leaves of each weight of a model this process's piece, as stage 3 does, one after the other.
+
+    DeepSpeed's engine would first put the whole model on every device.
+
+    Args:
+        model: the same on all processes.
+        config: DeepSpeed's.
+    """
+    from deepspeed.runtime.zero import Init
+
+    zero = Init(module=nn.Module(), config_dict_or_path=dict(config))
+    for parameter in model.parameters():
+        if zero.dtype != torch.float32 and parameter.is_floating_point():
+            parameter.data = parameter.data.to(zero.dtype)
+        zero._convert_to_zero_parameters([parameter])
+
+
 def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """The shape of a weight, of which stage 3 leaves an empty tensor."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -79,7 +79,7 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
     def _on_cpu(self) -> bool:
         return isinstance(self.accelerator, CPUAccelerator)
 
-    # The model is built whole, then cut up by DeepSpeed.
+    # The model is built whole (on each machine once), then cut up by DeepSpeed.
 
     @contextlib.contextmanager
     def model_sharded_context(self) -> Iterator[None]:
@@ -91,6 +91,7 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
             self._initialize_deepspeed_train(self.model)
         else:
             with _quiet():
+                self._cut(self.model)
                 self._initialize_deepspeed_inference(self.model)
 
     def _setup_model_and_optimizer(
@@ -103,7 +104,12 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
                 optimizer = cpu_adam(_without_torchs_own(optimizer.param_groups), **_adam_defaults(optimizer))
                 lr_scheduler = LambdaLR(optimizer, lr_scheduler.lr_lambdas) if lr_scheduler else None
         with _quiet():
+            self._cut(model)  # after the optimizer is made, which looks at shapes
             return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+
+    def _cut(self, model: nn.Module) -> None:
+        if self.cuts_weights:
+            shards.cut(model, self.config)
 
     # Checkpoints
 
@@ -111,6 +117,10 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
     def option(self) -> str:
         stage = self.config["zero_optimization"]["stage"]
         return f"deepspeed_zero{stage}" + ("_offload" if self._offloads_optimizer else "")
+
+    @property
+    def cuts_weights(self) -> bool:
+        return self.config["zero_optimization"]["stage"] == 3
 
     @property
     def _offloads_optimizer(self) -> bool:

@@ -19,7 +19,7 @@ from txtrain.model.lora import LoRA, adapters
 from txtrain.predict.predictor import Predictor
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
-from txtrain.strategy import clip_gradients, drop_step, shard
+from txtrain.strategy import clip_gradients, drop_step, made_once, shard
 
 Batch = dict[str, Tensor]
 
@@ -32,7 +32,7 @@ class Task(LightningModule):
     the divisor; engines then average over ranks and micro-batches, and the loss is scaled up by just that.
 
     Args:
-        build_model: makes the model, on whatever device is current.
+        build_model: makes the model, on whatever device is current; without memory (meta) it reads no weights.
         lora: adapters to add.
         trained: where the weights were taken from, if they are trained already: then only adapters train.
         checkpointing: which activations to keep.
@@ -100,13 +100,7 @@ class Task(LightningModule):
         """Builds, adapts, checkpoints, compiles, shards: in this order, whatever the strategy."""
         if self.model is not None:
             return
-        # Every rank and strategy starts from the same weights, drawn on the CPU (in bfloat16 with bf16-true).
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.manual_seed(self.seed)
-            self.model = self.build_model()
-            self.lora.apply(self.model, adapt_only=self.trained is not None)
-            self._identify_base()
-            self.lora.quantise(self.model)
+        self.model = made_once(self.trainer.strategy, self._new_model)
         self.checkpointing.apply(self.model)
         if self.compile_blocks:
             for module in self.model.modules():
@@ -114,12 +108,22 @@ class Task(LightningModule):
                     module.compile()
         shard(self.trainer.strategy, self.model)
 
-    def _identify_base(self) -> None:
+    def _new_model(self, device: torch.device) -> nn.Module:
+        # Every rank and strategy starts from the same weights, drawn on the CPU (in bfloat16 with bf16-true).
+        with torch.random.fork_rng(devices=[]), device:
+            torch.manual_seed(self.seed)
+            model = self.build_model()
+            self.lora.apply(model, adapt_only=self.trained is not None)
+            self._identify_base(model)
+            self.lora.quantise(model)
+        return model
+
+    def _identify_base(self, model: nn.Module) -> None:
         """Notes where the frozen weights are, and what they are, of which checkpoints hold none."""
         if self.lora.merge_every:
-            self.merged = {f"{name}.weight" for name, _ in adapters(self.model)}
+            self.merged = {f"{name}.weight" for name, _ in adapters(model)}
         if self.trained is not None and self.lora.rank and self.lora.keeps_base:
-            frozen = [(name, weight) for name, weight in self.model.named_parameters() if not weight.requires_grad]
+            frozen = [(name, weight) for name, weight in model.named_parameters() if not weight.requires_grad]
             same = content_hash(frozen) if self.global_rank == 0 else None
             self.base = {"path": str(self.trained), "sha256": same}
 

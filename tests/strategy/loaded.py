@@ -1,0 +1,82 @@
+"""What a test of memory runs in each process: a start from a Hugging Face folder, and how much memory is its own.
+
+Usage: loaded.py OUTPUT CASES, where CASES is a JSON list of mappings with the arguments of `load`.
+"""
+
+import json
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from lightning import Callback
+
+from tests.strategy import worker
+from txtrain.interop import read_folder
+from txtrain.model.checkpointing import KeepAll
+from txtrain.model.head import Loss
+from txtrain.model.lora import LoRA
+from txtrain.optim import sgd
+from txtrain.schedule import Cosine
+from txtrain.start import with_trained
+from txtrain.task.causal_lm import CausalLM
+
+
+def private():
+    """Bytes that this process alone has, and has written."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return 1024 * next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty"))
+
+
+class Measure(Callback):
+    """The loss of each step, and private bytes that the model took: at most while it was loaded, and when that was done."""
+
+    def setup(self, trainer, task, stage):
+        self.losses, self.before, self.most, self.loaded = [], private(), 0, threading.Event()
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def watch(self):
+        while not self.loaded.is_set():
+            self.most = max(self.most, private() - self.before)
+            time.sleep(0.01)
+
+    def on_train_start(self, trainer, task):
+        self.loaded.set()
+        self.kept = private() - self.before
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        self.losses.append(task.step_loss())
+
+
+def load(*, folder, strategy, ranks, lora=None, steps=1):
+    """Trains on from the folder, under a strategy."""
+    if strategy.startswith("deepspeed"):
+        import deepspeed  # noqa: F401  # before memory is measured
+    imported = read_folder(folder)
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    untrained = partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)
+    task = CausalLM(
+        build_model=with_trained(untrained, imported.path),
+        trained=imported.path,
+        lora=LoRA(**(lora or {})),
+        checkpointing=KeepAll(),
+        optimizer=partial(sgd, lr=0.1),
+        schedule=Cosine(),
+        loss=Loss(),
+    )
+    measure = Measure()
+    trainer, loader = worker.new_trainer(strategy=strategy, ranks=ranks, callbacks=[measure], max_steps=steps)
+    trainer.fit(task, train_dataloaders=loader, val_dataloaders=loader)
+    mine = {"kept": measure.kept, "most": measure.most, "sha256": (task.base or {}).get("sha256")}
+    shares = [mine]
+    if ranks > 1:
+        shares *= ranks
+        torch.distributed.all_gather_object(shares, mine)
+    return {"losses": measure.losses, "processes": shares}
+
+
+if __name__ == "__main__":
+    worker.main(sys.argv[1], json.loads(sys.argv[2]), {"fit": load})
