@@ -27,6 +27,7 @@ MISTAKES = {
     "optimizer=muon strategy=deepspeed_zero2": "strategy=ddp",
     "lora.rank=4 lora.targets=q_prj": "lora.targets=q_proj",
     "lora.base_dtype=nf4": "set lora.rank=8",
+    "lora.base_dtype=bfloat16": "set lora.rank=8",
     "lora.rank=4 lora.base_dtype=nf4": "name them by init_from=FOLDER",
     "save.every=never": "save.every=30min",
     "optimizer.lr=-1": "optimizer.lr is -1",

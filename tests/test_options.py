@@ -23,6 +23,7 @@ AXES = {
 }
 AXES["attention"] += ["attention.qk_norm=head", "attention.soft_cap=20"]
 AXES["lora"] = ["lora.rank=0", *(f"lora.rank=4 lora.variant={variant}" for variant in ("lora", "rslora", "dora"))]
+AXES["lora"] += [f"lora.rank=4 {word}" for word in ("lora.init=pissa", "lora.init=olora", "lora.base_dtype=bfloat16")]
 AXES["data.packing"] = ["data.packing=concat", "data.packing=documents"]
 ROWS = pairwise(AXES)
 

@@ -1,6 +1,6 @@
 """What a test of memory runs in each process: a start from a Hugging Face folder, and how much memory is its own.
 
-Usage: loaded.py OUTPUT CASES, where CASES is a JSON list of mappings with the arguments of `load`.
+Usage: loaded.py OUTPUT CASES, where CASES is a JSON list of mappings with the arguments of `load`, or of `peak`.
 """
 
 import json
@@ -32,7 +32,7 @@ def private():
 
 
 class Measure(Callback):
-    """The loss of each step, and private bytes that the model took: at most while it was loaded, and when that was done."""
+    """The loss of each step; private bytes that the model took, at most while it was loaded and when that was done."""
 
     def setup(self, trainer, task, stage):
         self.losses, self.before, self.most, self.loaded = [], private(), 0, threading.Event()
@@ -51,13 +51,17 @@ class Measure(Callback):
         self.losses.append(task.step_loss())
 
 
+def understand(folder):
+    imported = read_folder(folder)
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    return imported, partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)
+
+
 def load(*, folder, strategy, ranks, lora=None, steps=1):
     """Trains on from the folder, under a strategy."""
     if strategy.startswith("deepspeed"):
         import deepspeed  # noqa: F401  # before memory is measured
-    imported = read_folder(folder)
-    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
-    untrained = partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)
+    imported, untrained = understand(folder)
     task = CausalLM(
         build_model=with_trained(untrained, imported.path),
         trained=imported.path,
@@ -78,5 +82,20 @@ def load(*, folder, strategy, ranks, lora=None, steps=1):
     return {"losses": measure.losses, "processes": shares}
 
 
+def peak(*, folder, ranks):
+    """Bytes by which reading the folder raises the most that this process ever had; to be called first."""
+    imported, untrained = understand(folder)
+    before = of_process("VmRSS")
+    model = with_trained(untrained, imported.path)()
+    assert not any(weight.is_meta for weight in model.parameters())
+    return of_process("VmHWM") - before
+
+
+def of_process(key):
+    """Bytes that this process has (VmRSS), or had at most (VmHWM); those of files that it maps count too."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key))
+
+
 if __name__ == "__main__":
-    worker.main(sys.argv[1], json.loads(sys.argv[2]), {"fit": load})
+    worker.main(sys.argv[1], json.loads(sys.argv[2]), {"fit": load, "peak": peak})

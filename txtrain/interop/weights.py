@@ -27,7 +27,7 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, *, prefix: str = "") -> None:
         self._folder = folder
-        self._file, self._opened = "", None
+        self._file, self._opened = "", None  # type: str, Any
         self._prefix = prefix
         if (folder / INDEX).is_file():
             try:
@@ -155,9 +155,9 @@ def fill(
                 f"{list(parameter.shape)}: leave out overrides of model and tokenizer, or restore the folder"
             )
         filled[parameter] = _parameter(value, parameter)
-    for name, parameter in own.items():
+    for name in places:
         module, _, last = name.rpartition(".")
-        setattr(model.get_submodule(module), last, filled[parameter])
+        setattr(model.get_submodule(module), last, filled[own[name]])
     used = {name for place in places.values() for name in place.read}
     extra = [name for name in weights if name not in used and not re.fullmatch(family.ignored, name)]
     unread = tuple(theirs for part in new for theirs in names.of_part(part))

@@ -37,24 +37,24 @@ def made_once(strategy: Strategy, make: Callable[[torch.device], nn.Module]) -> 
     alone = getattr(strategy, "num_processes", 1) == 1
     if alone or (on_cpu and not cuts_weights) or not hasattr(os, "memfd_create"):
         return make(torch.device("cpu"))
-    first = strategy.local_rank == 0
-    model = make(torch.device("cpu" if first else "meta"))
+    model = make(torch.device("cpu" if strategy.local_rank == 0 else "meta"))
     assert not any(True for _ in model.buffers()), "a tensor that is no parameter has no memory here"
-    if first:
+    if strategy.local_rank == 0:
         memory = os.memfd_create("txtrain")
         _move(model, memory)
         _exchange(_address(memory))
         strategy.barrier()  # until the others have opened it
-    else:
-        address = _exchange(None)[strategy.global_rank - strategy.local_rank]
-        memory = _open(address)
-        strategy.barrier()
-        if memory is None:
-            log.warning("The memory of process %d cannot be mapped (another container?): a copy is made", address[0])
-            return make(torch.device("cpu"))
-        for start, unit in _layout(model):
-            _map(memory, start, unit)
-    os.close(memory)
+        os.close(memory)
+        return model
+    address = _exchange(None)[strategy.global_rank - strategy.local_rank]
+    opened = _open(address)
+    strategy.barrier()
+    if opened is None:
+        log.warning("The memory of process %d cannot be mapped (another container?): a copy is made", address[0])
+        return make(torch.device("cpu"))
+    for start, unit in _layout(model):
+        _map(opened, start, unit)
+    os.close(opened)
     return model
 
 

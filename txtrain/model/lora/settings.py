@@ -62,9 +62,9 @@ class LoRA:
         self.quantises = base_dtype == "nf4"
         self.base_dtype: torch.dtype | None = getattr(torch, base_dtype) if base_dtype and not self.quantises else None
         self.merge_every, self.merge_warmup = merge_every, merge_warmup
-        self._check()
+        self._check(base_dtype)
 
-    def _check(self) -> None:
+    def _check(self, base_dtype: str | None) -> None:
         if self.rank < 0:
             raise ValueError(f"lora.rank is {self.rank}: give 0 for no adapters, or a rank such as lora.rank=8")
         if self.alpha <= 0:
@@ -93,8 +93,10 @@ class LoRA:
                 f"lora.merge_every is {self.merge_every}, which starts adapters anew with no change of the weight: "
                 "leave it out, or set lora.variant=lora lora.init=kaiming"
             )
-        if self.quantises and not self.rank:
-            raise ValueError(f"{IN_4_BITS} holds weights under adapters, and lora.rank=0 adds none: set lora.rank=8")
+        if base_dtype and not self.rank:
+            raise ValueError(
+                f"lora.base_dtype={base_dtype} is of weights under adapters, and lora.rank=0 adds none: set lora.rank=8"
+            )
         if self.quantises and not self.keeps_base:
             do = "lora.merge_every=0" if self.merge_every else f"lora.init=kaiming instead of {self.init}"
             raise ValueError(f"{IN_4_BITS} holds weights that never change: set {do}, or lora.base_dtype=bfloat16")
