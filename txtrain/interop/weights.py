@@ -27,7 +27,8 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, *, prefix: str = "") -> None:
         self._folder = folder
-        self._file, self._opened = "", None  # type: str, Any
+        self._file = ""  # that is open, and then it
+        self._opened: Any = None
         self._prefix = prefix
         if (folder / INDEX).is_file():
             try:

@@ -4,6 +4,7 @@ A strategy that cuts weights up, or moves them to a device, needs whole ones for
 make them, a machine of eight GPUs would need eight models of memory first.
 """
 
+import ctypes
 import logging
 import mmap
 import os
@@ -112,6 +113,13 @@ def _move(model: nn.Module, memory: int) -> None:
                 file.write(parameter.detach().contiguous().flatten().view(torch.uint8).numpy().data)
             file.truncate(start + _round_up(sum(_room(unit)), mmap.ALLOCATIONGRANULARITY))
             _map(memory, start, unit)
+            _give_back()
+
+
+def _give_back() -> None:
+    """Has the C library return what was freed; of tensors below 32 MB glibc may keep it, a model's worth at last."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _map(memory: int, start: int, unit: list[nn.Parameter]) -> None:
