@@ -3,6 +3,7 @@
 Usage: loaded.py OUTPUT CASES, where CASES is a JSON list of mappings with the arguments of `load`, or of `peak`.
 """
 
+import gc
 import json
 import sys
 import threading
@@ -22,6 +23,7 @@ from txtrain.model.lora import LoRA
 from txtrain.optim import sgd
 from txtrain.schedule import Cosine
 from txtrain.start import with_trained
+from txtrain.strategy import memory, shards
 from txtrain.task.causal_lm import CausalLM
 
 
@@ -35,6 +37,8 @@ class Measure(Callback):
     """The loss of each step; private bytes that the model took, at most while it was loaded and when that was done."""
 
     def setup(self, trainer, task, stage):
+        gc.collect()  # of the last case
+        memory._give_back()
         self.losses, self.before, self.most, self.loaded = [], private(), 0, threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()
 
@@ -43,9 +47,13 @@ class Measure(Callback):
             self.most = max(self.most, private() - self.before)
             time.sleep(0.01)
 
+    def stop(self):
+        if not self.loaded.is_set():
+            self.loaded.set()
+            self.kept = private() - self.before
+
     def on_train_start(self, trainer, task):
-        self.loaded.set()
-        self.kept = private() - self.before
+        self.stop()
 
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
         self.losses.append(task.step_loss())
@@ -59,8 +67,6 @@ def understand(folder):
 
 def load(*, folder, strategy, ranks, lora=None, steps=1):
     """Trains on from the folder, under a strategy."""
-    if strategy.startswith("deepspeed"):
-        import deepspeed  # noqa: F401  # before memory is measured
     imported, untrained = understand(folder)
     task = CausalLM(
         build_model=with_trained(untrained, imported.path),
@@ -72,6 +78,16 @@ def load(*, folder, strategy, ranks, lora=None, steps=1):
         loss=Loss(),
     )
     measure = Measure()
+    if strategy.startswith("deepspeed"):
+        import deepspeed  # noqa: F401  # before memory is measured
+
+        cut = shards.cut
+
+        def cut_and_stop(*arguments):
+            cut(*arguments)
+            measure.stop()  # before the engine makes what it needs besides
+
+        shards.cut = cut_and_stop
     trainer, loader = worker.new_trainer(strategy=strategy, ranks=ranks, callbacks=[measure], max_steps=steps)
     trainer.fit(task, train_dataloaders=loader, val_dataloaders=loader)
     mine = {"kept": measure.kept, "most": measure.most, "sha256": (task.base or {}).get("sha256")}

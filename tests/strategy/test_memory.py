@@ -168,20 +168,14 @@ def assert_shared(two, alone, size):
     first, other = two["processes"]
     assert first["sha256"] == alone["processes"][0]["sha256"]
     assert first["most"] < 1.2 * size
-    assert max(first["kept"], other["most"], other["kept"]) < 0.85 * size
+    assert max(first["kept"], other["kept"]) < 0.65 * size
+    assert other["most"] < 0.85 * size  # its half, and a block of four
 
 
 @pytest.mark.slow
-def test_no_process_but_the_first_has_a_whole_model(folder, one, tmp_path):
+@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("deepspeed_zero3", marks=pytest.mark.heavy)])
+def test_no_process_but_the_first_has_a_whole_model(folder, one, strategy, tmp_path):
     path, size = folder
-    steps = [{"folder": str(path), "strategy": "fsdp", "lora": lora} for lora in (None, {"rank": 4})]
+    steps = [{"folder": str(path), "strategy": strategy, "lora": lora} for lora in (None, {"rank": 4})]
     for two, alone in zip(cases.run(tmp_path, 2, steps, script=LOADED), one[1:], strict=True):
         assert_shared(two, alone, size)
-
-
-@pytest.mark.heavy
-def test_nor_under_deepspeed(folder, one, tmp_path):
-    """With adapters, since without them DeepSpeed keeps three more pieces of each weight."""
-    path, size = folder
-    step = {"folder": str(path), "strategy": "deepspeed_zero3", "lora": {"rank": 4}}
-    assert_shared(cases.run(tmp_path, 2, [step], script=LOADED)[0], one[2], size)
