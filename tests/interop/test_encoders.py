@@ -198,7 +198,7 @@ REFUSED = [
     ("bert", {"is_decoder": True}, "its is_decoder is True"),
     ("bert", {"position_embedding_type": "relative_key"}, "its position_embedding_type is relative_key"),
     ("bert", {"hidden_act": "mish"}, "its hidden_act is mish, and txtrain knows gelu"),
-    ("bert", {"architectures": ["BertForSequenceClassification"]}, "its architectures say BertForSequenceClass"),
+    ("bert", {"architectures": ["BertForQuestionAnswering"]}, "its architectures say BertForQuestionAnswering"),
     ("bart", {"decoder_ffn_dim": 64}, "its encoder_ffn_dim is 48 and its decoder_ffn_dim 64"),
     ("marian", {"decoder_vocab_size": 60}, "its decoder_vocab_size is 60"),
     ("t5", {"feed_forward_proj": "gated-mish"}, "its feed_forward_proj is gated-mish"),

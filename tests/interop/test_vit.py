@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_folder_is_told(change, message):
     [
         (["train", "init_from=in", "logger=none", "trainer.accelerator=cpu"], "set embedding=default"),
         (["generate", "in", "a prompt"], "in "),
-        (["eval", "in"], "in predicts no next token"),
+        (["eval", "in"], "in has no data of its own: type data="),
         (["export", "in", "out", "--family", "bert"], "bert has no counterpart of embedding=patches"),
         (["export", "in", "out", "--family", "deit"], "deit has no counterpart of embedding.distillation_token=false"),
     ],
