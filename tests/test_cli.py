@@ -155,6 +155,16 @@ def test_help_is_one_screen_with_every_group_that_has_a_choice(tmp_path: Path) -
             assert all(name in text for name in names)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_who_reads_the_output_leaves_before_it_comes(arguments: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "txtrain", *arguments]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, cwd=ROOT, timeout=60)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 1
     told = capsys.readouterr().err

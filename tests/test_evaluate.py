@@ -12,7 +12,8 @@ import torch
 
 from tests import forked
 from txtrain.cli import main
-from txtrain.evaluate.result import edges
+from txtrain.evaluate.plot import plot
+from txtrain.evaluate.result import Bucket, Result, edges
 from txtrain.trained import load_trained
 
 ROOT = Path(__file__).parent.parent
@@ -130,6 +131,18 @@ def test_longer_windows_tell_the_loss_beyond_training(folder, evaluate, capsys):
     told = capsys.readouterr().out
     assert "learned cannot read data.seq_len=96: position 95 is outside the table of 32 learned positions" in told
     assert "* beyond the longest sequence in training" in told
+
+
+def test_a_dashed_line_has_the_colour_of_the_one_curve_that_ends_there(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    lines = []
+    monkeypatch.setattr(Axes, "axvline", lambda self, x, color, **rest: lines.append((x, color)))
+    buckets = [Bucket(first=1, last=8, entropy=1.0, targets=1), Bucket(first=9, last=99, entropy=2.0, targets=1)]
+    common = {"model": "m", "encoding": "e", "text": "t", "seq_len": 99, "metrics": {}, "correct": 0}
+    results = [Result(**common, trained_len=length, buckets=buckets) for length in (16, 32, 16, 128)]
+    plot(tmp_path / "loss.png", results)
+    assert lines == [(16, "gray"), (32, "C1")]
 
 
 def test_a_hugging_face_folder_has_the_loss_that_transformers_finds(folder, evaluate, capsys):

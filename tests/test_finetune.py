@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.templates import CHATML, make_folder
@@ -24,7 +25,7 @@ SMALL += ["samples.length=8", "save.every=1000"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model's folder and a file of conversations."""
     folder = tmp_path_factory.mktemp("finetune")
-    make_folder(folder / "model", CHATML, end="<|im_end|>")
+    make_folder(folder / "model", CHATML)  # texts end otherwise than turns
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
@@ -58,10 +59,17 @@ def test_the_page_takes_a_folder_and_conversations_to_a_model_in_transformers(
 
     train, ask, export, ask_again = LINES[:4]
     assert "sample before  " in run(train)
+    summary = json.loads((folder / "runs/mine/summary.json").read_text())
+    [rows] = (folder / "cache").rglob("train.rows.npy")
+    read = np.minimum(np.diff(np.load(rows)["start"]) - 1, 96).sum()
+    assert summary["tokens"] == 3 * read, "three passes, and what is not learned is read too"
     answer = run(ask)
     run(export)
     assert run(ask_again) == answer, "the exported model answers as the run does"
     assert (folder / "merged/chat_template.jinja").read_text() == CHATML
+    ends = json.loads((folder / "merged/generation_config.json").read_text())["eos_token_id"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    assert set(tokenizer.convert_ids_to_tokens(ends)) == {"</s>", "<|im_end|>"}
     [lines] = [block for kind, block in BLOCKS if kind == "python"]
     assert shlex.split(ask)[-1] in lines
     exec(lines, {})

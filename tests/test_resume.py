@@ -14,6 +14,10 @@ import pytest
 import torch
 
 from tests import forked
+from txtrain.callbacks.stopping import Stopping
+from txtrain.cli import main
+from txtrain.config import saved_config
+from txtrain.run import RunDirectory
 from txtrain.saving import Reader, checkpoint_step, list_checkpoints, read_state
 
 ROOT = Path(__file__).parent.parent
@@ -79,10 +83,10 @@ def tensors(content: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from tensors(part, f"{name}/{key}")
 
 
-def end_of(run_dir: Path) -> dict[str, torch.Tensor]:
+def end_of(run_dir: Path, *, step: int = 12) -> dict[str, torch.Tensor]:
     """Weights, optimizer state and generators in the last checkpoint."""
     last = (run_dir / "checkpoints/last").resolve()
-    assert last.name == "step_00000012.ckpt"
+    assert checkpoint_step(last) == step
     reader = Reader(last)
     return {name: reader[name] for name in reader.names()} | dict(tensors(read_state(last)))
 
@@ -120,3 +124,75 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])] == []
     assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
     assert json.loads((tmp_path / "parts/summary.json").read_text())["state"] == "finished"
+
+
+@pytest.fixture
+def told_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has this process get SIGTERM at the end of a step."""
+    steps = set[int]()
+    on_train_batch_end = Stopping.on_train_batch_end
+
+    def tell(self: Stopping, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step in steps:
+            steps.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+        on_train_batch_end(self, trainer, *rest)
+
+    monkeypatch.setattr(Stopping, "on_train_batch_end", tell)
+    return steps.add
+
+
+def test_a_longer_run_that_is_interrupted_goes_on_to_its_new_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told_at: Callable[[int], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = [*TINY, *ONE, f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=2", "samples.length=0"]
+
+    def go_on(*overrides: str) -> list[str]:
+        """Trains, and returns the overrides of the line that is printed at the end."""
+        assert main(["train", *overrides]) == 0
+        return capsys.readouterr().out.split("train resume=")[-1].split()
+
+    assert go_on("run_dir=runs/gpt/whole", *settings) == ["runs/gpt/whole", "trainer.max_steps=4"]
+    assert go_on("resume=runs/gpt/whole", "trainer.max_steps=4") == ["runs/gpt/whole", "trainer.max_steps=8"]
+    assert go_on("run_dir=runs/gpt/parts", *settings) == ["runs/gpt/parts", "trainer.max_steps=4"]
+    told_at(3)
+    assert main(["train", "resume=runs/gpt/parts", "trainer.max_steps=4"]) == 128 + signal.SIGTERM
+    assert saved_config(Path("runs/gpt/parts")).trainer.max_steps == 4
+    go_on("resume=auto")
+    whole, parts = (end_of(Path("runs/gpt", name), step=4) for name in ("whole", "parts"))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])] == []
+    assert rows(Path("runs/gpt/whole")) == rows(Path("runs/gpt/parts"))
+    assert main(["train", "resume=runs/gpt/parts"]) == 1
+    assert "is finished at step 4 of 4: type trainer.max_steps=8 to go on" in capsys.readouterr().err
+
+
+def test_a_run_of_epochs_goes_on_in_the_middle_of_one_and_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told_at: Callable[[int], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["model.dim=8", "model.num_layers=1", "data.seq_len=512", "data.batch_size=20", "data.micro_batch_size=20"]
+    epochs = ["trainer.max_steps=-1", "schedule=constant", "samples.length=0", f"data.cache_dir={tmp_path / 'cache'}"]
+    settings = [*TINY, *ONE, *tiny, *epochs]
+    assert main(["train", "run_dir=whole", *settings, "trainer.max_epochs=2"]) == 0
+    told_at(2)
+    assert main(["train", "run_dir=parts", *settings, "trainer.max_epochs=1"]) == 128 + signal.SIGTERM
+    assert main(["train", "resume=parts"]) == 0
+    assert "resume=parts trainer.max_epochs=2" in capsys.readouterr().out
+    assert main(["train", "resume=parts"]) == 1
+    told = "parts is finished at step 4, the end of trainer.max_epochs=1: type trainer.max_epochs=2 to go on"
+    assert capsys.readouterr().err == f"error: {told}\n"
+    assert main(["train", "resume=parts", "trainer.max_epochs=2"]) == 0
+    whole, parts = (end_of(Path(name), step=8) for name in ("whole", "parts"))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])] == []
+
+
+def test_runs_that_start_within_a_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    for _ in range(3):
+        RunDirectory.default("gpt").path.mkdir(parents=True)
+    assert sorted(path.name for path in Path("runs/gpt").iterdir()) == ["now-7", "now-7-2", "now-7-3"]

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_resume import ONE, TINY, TWO, Process, end_of, finish, rows, start
+from tests.test_resume import ONE, ROOT, TINY, TWO, Process, end_of, finish, rows, start
 
 SETTINGS = [*TINY, "save.every=100"]
 FAIL_WHEN_ALARMED = """
@@ -115,6 +116,24 @@ def test_all_processes_are_told_and_the_workers_too(number: int, tmp_path: Path)
     assert outcome["state"] == "interrupted"
     assert (tmp_path / "run/checkpoints/last").resolve().name == f"step_{outcome['steps']:08d}.ckpt"
     assert "Traceback" not in (tmp_path / "output.txt").read_text()
+
+
+@pytest.mark.slow
+def test_who_reads_the_output_leaves(tmp_path: Path) -> None:
+    """As in `python train.py | head -1`: the run saves and ends."""
+    settings = [*SETTINGS, *ONE, f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=10000"]
+    command = [sys.executable, str(ROOT / "train.py"), "run_dir=run", *settings]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline().startswith(b"model ")
+        process.stdout.close()
+        assert process.stderr.read() == b"told to end by SIGPIPE\n"
+        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    outcome = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (outcome["state"], outcome["stopped"]) == ("interrupted", "told to end by SIGPIPE")
+    assert (tmp_path / "run/checkpoints/last").resolve().name == f"step_{outcome['steps']:08d}.ckpt"
+    log = (tmp_path / "run/train.log").read_text()
+    assert log[21:].startswith("model "), "nothing of a library's comes first"
 
 
 @pytest.mark.slow

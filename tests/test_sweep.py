@@ -56,7 +56,7 @@ def test_each_job_is_a_run_of_its_own(clone: Path, tmp_path: Path) -> None:
     assert [row["model.dropout"] for row in table(tmp_path)] == ["0.1", "0.2"]
     assert [row["validation_loss"] for row in table(tmp_path)] == ["2.1", "2.2"]
     assert "model" not in table(tmp_path)[0]  # the same in all jobs
-    assert "0    0.1            2.1000           1,000     1 MiB        2,000                 finished" in result.stdout
+    assert "0    0.1            2.10000          1,000     1 MiB        2,000                 finished" in result.stdout
 
 
 def test_a_failed_job_stops_no_sweep(clone: Path, tmp_path: Path) -> None:

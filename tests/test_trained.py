@@ -65,8 +65,9 @@ def test_adapters_are_merged(run):
     assert validation_loss(adapted, text) < validation_loss(base, text)
 
 
-def test_a_folder_of_runs_means_the_newest(run):
+def test_a_folder_of_runs_means_the_newest(run, capsys):
     assert load_trained(run.parent).folder == run.parent / "adapted"
+    assert capsys.readouterr().err == f"{run.parent}: its newest run is adapted\n"
 
 
 def test_the_type_and_the_device_are_those_asked_for(run):

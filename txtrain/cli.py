@@ -5,14 +5,13 @@ Imports are inside the functions: PyTorch and Lightning take seconds, which a mi
 
 import inspect
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from txtrain.errors import UserError
-from txtrain.signals import Interrupted, inbox
+from txtrain.signals import Interrupted, drop_output, inbox, is_unread
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -103,10 +102,7 @@ def generate(arguments: Sequence[str]) -> int:
     """Write text with a trained model: txtrain generate MODEL "prompt"."""
     from txtrain.generate.command import generate
 
-    try:
-        generate(arguments)
-    except BrokenPipeError:  # who reads the text has had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its end
+    generate(arguments)
     return 0
 
 
@@ -122,10 +118,7 @@ def predict(arguments: Sequence[str]) -> int:
     """Say what a trained model makes of new inputs: txtrain predict MODEL INPUTS."""
     from txtrain.predict.command import predict
 
-    try:
-        predict(arguments)
-    except BrokenPipeError:  # who reads the lines has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    predict(arguments)
     return 0
 
 
@@ -156,7 +149,16 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0; 1 after a user's mistake, told in a line; 128 + n after signal n"""
     with inbox.opened():
-        return _main(argv)
+        try:
+            try:
+                return _main(argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            if not is_unread():  # another pipe has broken
+                raise
+            drop_output()  # else Python fails once more at its end
+            return 128 + signal.SIGPIPE
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -171,12 +173,15 @@ def _main(argv: Sequence[str] | None) -> int:
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(f"error: there is not enough memory ({error}): take smaller numbers", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except Interrupted as end:
         from txtrain.launch import find_launch
 
-        if not end.agreed:
+        if not end.agreed or end.number == signal.SIGPIPE:
             print(end, file=sys.stderr)
         # Of the first process only: who started them ends all of them when one fails, and it may not be done yet.
         return 0 if find_launch().rank and end.agreed else 128 + end.number

@@ -49,6 +49,9 @@ RESUMABLE = (
     "dry_run",
 )
 
+# Of that, how long it trains, which the run remembers: where it trains may be another machine the next time.
+LASTING = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "schedule.decay", "schedule.end")
+
 
 def config_directory() -> Path:
     """The config tree: inside the package in a wheel, beside it in a clone."""
@@ -185,6 +188,15 @@ def saved_config(run: Path) -> DictConfig:
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{run / 'config.yaml'} cannot be read ({reason}): restore it or name another run") from error
+
+
+def remembered(saved: DictConfig, config: DictConfig) -> DictConfig:
+    """The saved config of a run, with the end of training that a resumed one has."""
+    result = copy.deepcopy(saved)
+    for key in LASTING:
+        if OmegaConf.select(result, key) != OmegaConf.select(config, key):
+            OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    return result
 
 
 def find_run(resume: str, name: str) -> Path:

@@ -4,17 +4,22 @@ import json
 import logging
 import os
 import time
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from txtrain.config import remembered, saved_config, to_plain
 from txtrain.errors import UserError
 from txtrain.launch import find_launch, slurm_job, slurm_restarted
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from txtrain.data.base import Data
 
+PARTIAL = ".partial"  # what is being written
 ENVIRONMENT = "TXTRAIN_RUN_DIR"
 
 log = logging.getLogger(__name__)
@@ -34,8 +39,16 @@ class RunDirectory:
     @staticmethod
     def default(name: str) -> "RunDirectory":
         """runs/<name>/<date>_<time>-<process>, or runs/<name>/<job> where SLURM may queue the job again."""
+        parent, job = Path("runs") / name, slurm_job()
+        if job:
+            return RunDirectory(parent / job)
         now = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
-        return RunDirectory(Path("runs") / name / (slurm_job() or now))
+        path = parent / now
+        for number in count(2):  # one process may start several runs within a second
+            if not path.exists():
+                break
+            path = parent / f"{now}-{number}"
+        return RunDirectory(path)
 
     @staticmethod
     def of_first() -> "RunDirectory | None":
@@ -78,6 +91,20 @@ class RunDirectory:
             raise UserError(
                 f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"
             ) from error
+
+    def remember_end(self, config: "DictConfig") -> None:
+        """For a run that goes on, perhaps longer: whatever interrupts it, it goes on to this end."""
+        path = self.path / "config.yaml"
+        saved = saved_config(self.path)
+        lasting = remembered(saved, config)
+        if lasting == saved:
+            return
+        partial = path.with_name(path.name + PARTIAL)
+        try:
+            partial.write_text(yaml.safe_dump(to_plain(lasting), sort_keys=False))
+            os.replace(partial, path)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): resume=%s will not know the new end", path, error, self.path)
 
     def check_data(self, data: "Data") -> None:
         """For a run that goes on: says so if the data are others than it began with.

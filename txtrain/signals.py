@@ -5,6 +5,7 @@ such as while data are prepared, they end the command at once.
 """
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,13 @@ class Inbox:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def lose_reader(self) -> None:
+        """Whoever read standard output has left, as `head` does when it has enough: as if by SIGPIPE.
+
+        The signal itself is no use: Python ignores it, since any connection that breaks sends it too.
+        """
+        self._receive(signal.SIGPIPE, None)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a worker that was forked: who forked it ends it, by SIGTERM if need be
             if number == signal.SIGTERM:
@@ -82,6 +90,20 @@ class Inbox:
 
 
 inbox = Inbox()
+
+
+def drop_output() -> None:
+    """Standard output leads nowhere from now on, so that what is still to be written fails no more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def is_unread(descriptor: int = 1) -> bool:
+    """Whether this is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def outlive(_: int) -> None:

@@ -79,6 +79,7 @@ def _axes_of_run(run: Path) -> DictConfig:
     saved = saved_config(run)
     if saved.encoding.get("max_len", 0) is None:
         saved.encoding.max_len = saved.data.get("seq_len")  # the table was made for it
+    saved.model.max_len = max(saved.data.get("seq_len") or 0, saved.model.get("max_len") or 0) or None
     return saved
 
 

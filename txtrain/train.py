@@ -72,6 +72,8 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
 
         seed_everything(config.seed, verbose=False)
         data.prepare()
+        if checkpoint:
+            check_epochs_left(config, checkpoint, steps=data.steps_in_epoch)
         untrained = partial(new_model, **data.sizes())
         model = check_model(config, parts, untrained)
         trained = trained_checkpoint(config, checkpoint)
@@ -91,6 +93,8 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     setup_logging(run.path, rank)
     if config.resume:
         run.check_data(data)
+        if rank == 0:
+            run.remember_end(config)
     task = new_task(config, parts, build_model, trained)
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
@@ -155,6 +159,16 @@ def point_to_resume(config: DictConfig, run_dir: Path) -> Path:
     if 0 < last <= step:
         raise UserError(f"{run_dir} is finished at step {step} of {last}: type trainer.max_steps={2 * step} to go on")
     return checkpoint
+
+
+def check_epochs_left(config: DictConfig, checkpoint: Path, *, steps: int) -> None:
+    """The same where the end is a number of epochs of so many steps."""
+    step, epochs = checkpoint_step(checkpoint), config.trainer.max_epochs
+    if epochs is not None and 0 < epochs * steps <= step:
+        raise UserError(
+            f"{config.resume} is finished at step {step}, the end of trainer.max_epochs={epochs}: type "
+            f"trainer.max_epochs={2 * epochs} to go on"
+        )
 
 
 def describe(config: DictConfig, model: nn.Module) -> None:

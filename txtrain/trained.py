@@ -1,5 +1,6 @@
 """A trained model and its tokenizer, from a run, one of its checkpoints or a Hugging Face folder, ready to be used."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from txtrain.data.special import named_ids
 from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
+from txtrain.interop.family import Family
 from txtrain.interop.peft import is_adapter
+from txtrain.launch import find_launch
 from txtrain.model import EncoderDecoder, EncoderWithHead
 from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import class_of, labels_of_run, model_of_run, sizes_of_run, trained_weights, with_weights
@@ -31,7 +34,7 @@ class Trained:
     Args:
         model: on the device, in the type that was asked for.
         inputs: what makes its input as it was in training: the tokenizer of text, or `Pixels` of images.
-        max_len: the longest sequence that it was trained on.
+        max_len: the longest sequence that it was trained on, or what it began as.
         axes: the config node of each group that makes the model.
         folder: where the tokenizer's files are.
         end_tokens: any of these ends a text.
@@ -39,6 +42,7 @@ class Trained:
         target_tokenizer: of what an encoder-decoder writes, if it is another one.
         labels: names of those that its head scores, if it scores labels.
         task: what it was trained for, if that is known.
+        family: that of the Hugging Face folder that it came from.
     """
 
     model: nn.Module
@@ -51,6 +55,7 @@ class Trained:
     target_tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()
     task: "type[Task] | None" = None
+    family: Family | None = None
 
     @property
     def device(self) -> torch.device:
@@ -78,8 +83,8 @@ def load_trained(
 ) -> Trained:
     """The model in a run directory (its best checkpoint, else its newest), a checkpoint or a Hugging Face folder.
 
-    A folder of runs, such as runs/gpt, means the newest of them. Checkpoints of every strategy are alike, and adapters
-    are merged.
+    A folder of runs, such as runs/gpt, means the newest of them, which is told on standard error. Checkpoints of every
+    strategy are alike, and adapters are merged.
 
     Args:
         path: the folder.
@@ -92,14 +97,10 @@ def load_trained(
     path = Path(path).expanduser().absolute()
     if not path.is_dir():
         raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {CHOICES}")
-    if (path / "config.yaml").is_file():
-        trained = _from_checkpoint(find_best(path))
-    elif (path / "config.json").is_file() or is_adapter(path):
+    if (path / "config.json").is_file() or is_adapter(path):
         trained = _from_folder(path)
-    elif (path.resolve().parent.parent / "config.yaml").is_file():
-        trained = _from_checkpoint(path.resolve())
-    elif newest := newest_run(path):
-        trained = _from_checkpoint(find_best(newest))
+    elif checkpoint := find_checkpoint_of(path):
+        trained = _from_checkpoint(checkpoint)
     else:
         raise UserError(f"{path} has neither config.yaml nor config.json: {CHOICES}")
     trained.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -107,6 +108,20 @@ def load_trained(
 
 
 CHOICES = "name a run (runs/NAME/RUN), one of its checkpoints (RUN/checkpoints/best) or a Hugging Face model's folder"
+
+
+def find_checkpoint_of(path: Path) -> Path | None:
+    """The checkpoint that a run directory, a checkpoint or a folder of runs means; None if it is none of them."""
+    if (path / "config.yaml").is_file():
+        return find_best(path)
+    if (path.resolve().parent.parent / "config.yaml").is_file():
+        return path.resolve()
+    newest = newest_run(path)
+    if newest is None:
+        return None
+    if find_launch().rank == 0:
+        print(f"{path}: its newest run is {newest.name}", file=sys.stderr)
+    return find_best(newest)
 
 
 def find_best(run: Path) -> Path:
@@ -129,7 +144,7 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
     return Trained(
         model=model,
         inputs=reader,
-        max_len=sizes_of_run(run).get("max_len", 0),
+        max_len=max(sizes_of_run(run).get("max_len", 0), config["model"].get("max_len") or 0),
         axes={group: config[group] for group in ("model", *task.model_groups)},
         folder=run,
         target_tokenizer=_target_tokenizer(run),
@@ -164,14 +179,17 @@ def _from_folder(folder: Path) -> Trained:
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
     shape = parts.pop("model")
     build_model = partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)
-    reading = _images_of(imported) if imported.family.reads == "images" else _text_of(imported)
+    if not (folder / "tokenizer.json").is_file():
+        folder = imported.path  # of the base, if it is an adapter's folder
+    reading = _images_of(imported) if imported.family.reads == "images" else _text_of(imported, folder)
     return Trained(
         model=imported.build(build_model),
         max_len=imported.max_len,
         axes=imported.axes,
-        folder=imported.path,  # of the base, if it is an adapter's folder
+        folder=folder,
         labels=imported.labels,
         task=_task_of(imported),
+        family=imported.family,
         **reading,
     )
 
@@ -199,9 +217,9 @@ def _images_of(imported: Imported) -> dict[str, Any]:
     return {"inputs": Pixels.of_folder(imported.path, size=(height, width), channels=embedding["channels"])}
 
 
-def _text_of(imported: Imported) -> dict[str, Any]:
-    """Its tokenizer, and the tokens that begin and end a text."""
-    folder, vocab_size = imported.path, imported.sizes["vocab_size"]
+def _text_of(imported: Imported, folder: Path) -> dict[str, Any]:
+    """Its tokenizer, which is in this folder, and the tokens that begin and end a text."""
+    vocab_size = imported.sizes["vocab_size"]
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json: save the model's tokenizer there (AutoTokenizer, use_fast)")
     tokenizer = Pretrained(path=str(folder))
@@ -212,4 +230,5 @@ def _text_of(imported: Imported) -> dict[str, Any]:
             "restore the one that it was trained with"
         )
     ends = {"end_tokens": frozenset({tokenizer.end_of_text})}
-    return {"inputs": tokenizer, "target_tokenizer": _target_tokenizer(folder)} | ends | _decoder_tokens(folder)
+    reading = {"inputs": tokenizer, "target_tokenizer": _target_tokenizer(imported.path)}
+    return reading | ends | _decoder_tokens(imported.path)

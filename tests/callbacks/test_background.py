@@ -36,7 +36,7 @@ def test_the_files_are_those_of_the_moment_of_the_copy(tmp_path: Path, monkeypat
     run = in_background(tmp_path / "background")
     moved_on = threading.Event()
 
-    def late(content: Any, path: Path) -> None:
+    def late(content: Any, path: Path, metadata: Any) -> None:
         if "00000004" in str(path):
             assert moved_on.wait(60)
         save_file(content, path)
@@ -45,7 +45,7 @@ def test_the_files_are_those_of_the_moment_of_the_copy(tmp_path: Path, monkeypat
         if trainer.global_step == 5:
             moved_on.set()
 
-    monkeypatch.setattr("txtrain.saving.parts.save_file", late)
+    monkeypatch.setattr("txtrain.saving.tensors.save_file", late)
     monkeypatch.setattr(run.task, "on_train_batch_end", lambda *_: note(run.trainer), raising=False)
     run.fit()
     assert steps(tmp_path / "background") == steps(tmp_path / "plain") == [10, 8, 6, 4, 2]
@@ -57,12 +57,12 @@ def test_the_files_are_those_of_the_moment_of_the_copy(tmp_path: Path, monkeypat
 def test_a_full_disk_is_told_and_the_next_one_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(content: Any, path: Path) -> None:
+    def full(content: Any, path: Path, metadata: Any) -> None:
         if "00000004" in str(path):
             raise OSError(28, "No space left on device")
         save_file(content, path)
 
-    monkeypatch.setattr("txtrain.saving.parts.save_file", full)
+    monkeypatch.setattr("txtrain.saving.tensors.save_file", full)
     run = in_background(tmp_path).fit()
     assert run.trainer.global_step == 10
     assert steps(tmp_path) == [10, 8, 6, 2]
@@ -73,11 +73,11 @@ def test_a_full_disk_is_told_and_the_next_one_is_tried(
 def test_a_best_one_that_was_not_written_does_not_keep_the_next_from_being_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(content: Any, path: Path) -> None:
+    def full(content: Any, path: Path, metadata: Any) -> None:
         if "00000004" in str(path):
             raise OSError(28, "No space left on device")
         save_file(content, path)
 
-    monkeypatch.setattr("txtrain.saving.parts.save_file", full)
+    monkeypatch.setattr("txtrain.saving.tensors.save_file", full)
     in_background(tmp_path, validate=2, extra=[Losses(3.0, 1.0, 2.0, 2.5, 2.6)]).fit()
     assert (tmp_path / "checkpoints/best").resolve().name == "step_00000006.ckpt"

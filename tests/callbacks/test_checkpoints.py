@@ -51,13 +51,13 @@ def test_every_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_training_goes_on_when_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(tensors: Any, path: Path) -> None:
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
         if "00000004" in str(path):
             path.write_text("half of it")
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         save_file(tensors, path)
 
-    monkeypatch.setattr("txtrain.saving.parts.save_file", full)
+    monkeypatch.setattr("txtrain.saving.tensors.save_file", full)
     run = Run(tmp_path, every=2, keep=9).fit()
     assert run.trainer.global_step == 10
     assert steps(tmp_path) == [10, 8, 6, 2]

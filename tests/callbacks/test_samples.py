@@ -40,7 +40,7 @@ class Next(nn.Module):
 
 def test_greedy_sampling_takes_the_likeliest_beyond_the_longest_sequence() -> None:
     model = Next()
-    assert sample(model, [7], length=12, max_len=4, temperature=0) == [(7 + i) % 10 for i in range(13)]
+    assert list(sample(model, [7], length=12, max_len=4, temperature=0)) == [(8 + i) % 10 for i in range(12)]
     assert set(model.lengths) == {4}
 
 
@@ -48,7 +48,7 @@ def test_the_model_reads_the_newest_tokens_that_fit() -> None:
     seen = []
     model = Next()
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0].tolist()))
-    sample(model, [1, 2, 3], length=3, max_len=4, temperature=0)
+    assert len(list(sample(model, [1, 2, 3], length=3, max_len=4, temperature=0))) == 3
     assert seen == [[1, 2, 3, 0], [1, 2, 3, 4], [2, 3, 4, 5]]
 
 
@@ -65,16 +65,34 @@ def test_a_decoder_that_reads_each_token_once_writes_what_one_writes_that_reads_
     read = []
     model.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].size(1)))
     assert len(set(tokens)) > 5
-    assert sample(model, prompt, length=20, max_len=23, temperature=0) == tokens
+    assert list(sample(model, prompt, length=20, max_len=23, temperature=0)) == tokens[3:]
     assert read == [3] + [1] * 19
-    assert sample(model, prompt, length=20, max_len=22, temperature=0)[:-1] == tokens[:-1]
-    assert read[20:] == [22] * 20
+    read.clear()
+    assert list(sample(model, prompt, length=20, max_len=20, temperature=0))[:18] == tokens[3:21]
+    assert read == [3] + [1] * 17 + [20] * 2, "each token is read once until the window is full"
+
+
+def test_a_text_ends_at_the_first_of_its_end_tokens() -> None:
+    model = Next()
+    assert list(sample(model, [3], length=9, max_len=4, temperature=0, end_tokens={7, 8})) == [4, 5, 6]
+    assert len(model.lengths) == 4, "nothing is read after the end"
+
+
+def test_a_sample_that_takes_a_while_is_announced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for patience, told in ((60, []), (0, ["writing a sample of up to 4 tokens"])):
+        monkeypatch.setattr("txtrain.callbacks.samples.PATIENCE", patience)
+        caplog.clear()
+        with caplog.at_level("INFO", logger="txtrain"):
+            Run(tmp_path / str(patience), max_steps=1, validate=1).fit()
+        assert [line for line in caplog.messages if line.startswith("writing")] == told
 
 
 def test_top_k_draws_among_the_k_likeliest_by_their_probabilities() -> None:
     draw = partial(sample, Next(), length=1, max_len=4, temperature=3.0, top_k=2)
     generator = torch.Generator().manual_seed(0)
-    found = torch.tensor([draw([0], generator=generator)[1] for _ in range(2000)])
+    found = torch.tensor([next(draw([0], generator=generator)) for _ in range(2000)])
     assert set(found.tolist()) == {1, 2}
     assert (found == 1).double().mean() == pytest.approx(1 / (1 + torch.e**-1), abs=0.04)
 

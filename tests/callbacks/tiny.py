@@ -32,6 +32,7 @@ class TinyTask(LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Embedding(VOCABULARY, 16), nn.Dropout(0.3), nn.Linear(16, VOCABULARY))
+        self.model.max_len = LENGTH
         self.lora = LoRA()
         self.tokens_seen = 0
         self.grad_norm: Tensor | None = None
@@ -131,6 +132,9 @@ class TinyData(LightningDataModule):
 
     def description(self) -> str:
         return "22 sequences"
+
+    def sizes(self) -> dict[str, int]:
+        return {"vocab_size": VOCABULARY, "max_len": LENGTH}
 
     def details(self) -> dict[str, str]:
         return {}

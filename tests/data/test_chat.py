@@ -104,6 +104,20 @@ def test_an_empty_row_of_a_batch_has_no_target(folder: Path) -> None:
     assert batch["index"].tolist() == [-1, 0]
 
 
+def test_a_step_knows_how_many_tokens_it_learns_and_how_many_it_reads(folder: Path) -> None:
+    made = data(folder)
+    samples = made.samples("train")
+    lengths = [len(turn.tokens) - 1 for turn in made.encoder.encode([new_conversation(row, "") for row in ROWS])]
+    order = Shuffled(size=len(samples), batch_size=3, seed=0)
+    loaders = [StepLoader(samples, order=order, micro=1, accumulation=2, ranks=2, rank=rank) for rank in (0, 1)]
+    batches = [batch for loader in loaders for batch in loader]
+    assert sum(int(batch["step_tokens"]) for batch in batches) == 2 * made.train_tokens, "told in both micro-batches"
+    read = sum(int(batch["step_read"]) for batch in batches) // 2
+    rest = made.samples("validation")
+    assert read + int(rest.batch(np.arange(len(rest)))["num_tokens"].sum()) == sum(lengths)
+    assert "num_tokens" not in batches[0]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_packing_fills_windows_and_loses_nothing(seed: int) -> None:
     random = np.random.default_rng(seed)

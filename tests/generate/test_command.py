@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,31 @@ def test_text_ends_with_the_context_or_before_a_stop_string(run, generate):
     assert generate(PROMPT, "--stop", stop, "--beams=2").find(stop) == -1
 
 
+def test_what_ended_a_text_is_told_and_how_fast_it_came(run, capsys):
+    told = partial(re.fullmatch, r"\((\d+) tokens?(?:, (\d+) per second)?; ended by (.*)\)\n")
+
+    def err_of(*arguments):
+        assert main(["generate", str(run), "--device=cpu", PROMPT, *arguments]) == 0
+        return told(capsys.readouterr().err)
+
+    full = f"length: the context of {12 + 9} is full, --context N allows more"
+    assert err_of("--max-new-tokens=1000", "--context=21")[3] == full
+    assert err_of("--max-new-tokens=9")[3] == "length"
+    assert err_of("--max-new-tokens=1").groups() == ("1", None, "length")
+    rates = [int(err_of("--max-new-tokens=40", *beams)[2]) for beams in ([], ["--beams=3"])]
+    assert 0 < rates[1] < 10 * rates[0], "three beams cost more than one"
+
+
+def test_blank_lines_of_a_file_are_counted(run, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a\n\n \nb\n")
+    assert main(["generate", str(run), "--file", str(file), "--context=5"]) == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["prompt"] for line in told.out.splitlines()] == ["a", "b"]
+    full = "(2 of 2 ended by length: the context of 5 is full, --context N allows more)"
+    assert told.err.splitlines() == [f"{file}: 2 blank lines left out", full]
+
+
 def test_text_comes_as_it_is_written(run, generate, monkeypatch):
     """The first piece is printed before the last token is computed."""
     events = []
@@ -173,7 +199,7 @@ def test_a_chat_continues_what_the_template_makes_of_it(chat, generate, tmp_path
     [
         ([], "no prompt is given: type txtrain generate MODEL"),
         ([""], "the prompt is empty: give some text"),
-        (["a" * 64], "the prompt has 64 tokens, which leaves no room in the model's context of 64: shorten it"),
+        (["a" * 64], "the prompt has 64 tokens, which leaves no room in the context of 64: shorten it, or type --cont"),
         (["a", "--file=b.txt"], "a prompt and --file are given: leave out one"),
         (["a", "--system=b"], "--system is for chats: add --chat"),
         (["a", "--stop="], "--stop is empty"),

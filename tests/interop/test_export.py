@@ -1,6 +1,7 @@
 """`txtrain export`: what is written loads in `transformers` with equal logits, tokenizer and template included."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,24 @@ def test_a_run_with_adapters_is_merged_and_keeps_the_length_of_its_base(base):
     torch.testing.assert_close(theirs_of("out", tokens), ours, rtol=1e-4, atol=1e-4)
     config = json.loads(Path("out/config.json").read_text())
     assert (config["max_position_embeddings"], config["vocab_size"]) == (LENGTH, 260)
-    assert transformers.AutoTokenizer.from_pretrained("out").chat_template == "{{ messages[0].content }}"
+    assert load_trained("run").max_len == LENGTH
+    tokenizer = transformers.AutoTokenizer.from_pretrained("out")
+    assert tokenizer.chat_template == "{{ messages[0].content }}"
+    assert tokenizer.model_max_length == LENGTH
+    assert main(["train", *common, "init_from=run", "data.seq_len=8", "run_dir=next"]) == 0
+    assert load_trained("next").max_len == LENGTH, "what the run's base was trained on counts too"
+    assert main(["train", *common, "init_from=run", "data.seq_len=40", "run_dir=longer"]) == 0
+    assert load_trained("longer").max_len == 40
+
+
+def test_files_have_the_mode_that_the_umask_leaves(base):
+    before = os.umask(0o027)
+    try:
+        export("base", "out")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in Path("out").iterdir()}
+        assert set(modes.values()) == {0o640}, modes
+    finally:
+        os.umask(before)
 
 
 def test_an_export_that_computes_otherwise_is_not_kept(base, monkeypatch, capsys):

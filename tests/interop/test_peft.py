@@ -8,12 +8,14 @@ import pytest
 import torch
 import transformers
 from hydra.utils import instantiate
+from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from torch import nn
 
 from tests.model.adapted import randomise_adapters
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
-from txtrain.interop.peft import CONFIG, read_adapted, read_adapter, write_adapter
+from txtrain.interop.peft import CONFIG, PREFIX, TENSORS, read_adapted, read_adapter, shortest, write_adapter
 from txtrain.model.lora import LoRA
 from txtrain.model.lora.exchange import put
 
@@ -109,8 +111,38 @@ def test_adapters_of_ours_give_equal_logits_in_peft(folders, tmp_path, family, s
     theirs = peft.PeftModel.from_pretrained(theirs_of(folders[family]), tmp_path).eval()
     assert not torch.allclose(ours(TOKENS), base, atol=1e-2)
     assert_equal_logits(ours, theirs)
+    adapted = {name for name, layer in theirs.get_base_model().named_modules() if isinstance(layer, LoraLayer)}
+    with safe_open(tmp_path / TENSORS, framework="pt") as file:
+        written = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in file.keys()}  # noqa: SIM118
+    assert adapted == written, "target_modules mean the same layers to PEFT"
     if "embedding" not in settings:
         assert_equal_logits(ours, theirs.merge_and_unload())
+
+
+def test_target_modules_are_as_short_as_peft_itself_would_write_them(folders, tmp_path):
+    imported = read_folder(folders["llama"])
+
+    def targets(**settings):
+        ours = ours_of(imported)
+        LoRA(rank=2, **settings).apply(ours, adapt_only=True)
+        write_adapter(tmp_path, ours, imported.family, heads=4, base=folders["llama"])
+        return json.loads((tmp_path / CONFIG).read_text())["target_modules"]
+
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert targets() == sorted(every)
+    assert targets(layers=[1], targets=["q_proj"]) == ["1.self_attn.q_proj"]
+    assert targets(targets=["*.blocks.0.attention.o_proj", "k_proj"]) == ["0.self_attn.o_proj", "k_proj"]
+
+
+@pytest.mark.parametrize(
+    "names, others, ends",
+    [
+        ({"a.10.q", "a.0.q"}, {"a.1.q"}, ["0.q", "10.q"]),
+        ({"a.0.dense", "a.0.x.dense"}, {"pool.dense"}, ["0.dense", "x.dense"]),
+    ],
+)
+def test_ends_of_names_mean_no_others(names, others, ends):
+    assert shortest(names, others) == ends
 
 
 THEIRS = {

@@ -1,9 +1,9 @@
 """What the model writes, as it learns."""
 
 import logging
-from collections.abc import Iterator, Set
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from txtrain.callbacks.clock import Clock
 from txtrain.generate import sample
 from txtrain.logger import TensorBoard, WandB
 from txtrain.printable import one_line
+
+PATIENCE = 5  # seconds that a sample may take with nothing said before
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class Samples(Callback):
     Args:
         clock: stopped while sampling.
         prompt: to continue, for data=chat to answer, or to translate; None takes how the validation set begins.
-        length: tokens to write; 0 writes none.
+        length: most tokens to write; 0 writes none.
         temperature: 0 takes the likeliest token each time.
         top_k: draw among this many likeliest tokens; None among all.
         before: also before the first step, to compare with.
@@ -88,16 +90,28 @@ class Samples(Callback):
     def _continue(self, data: Any, task: Any) -> tuple[str, str]:
         """A prompt, and what the model writes after it."""
         prompt = data.prompt(self.prompt)
-        tokens = sample(
+        drawn = sample(
             task.model,
             prompt,
             length=self.length,
-            max_len=data.seq_len,
+            max_len=task.model.max_len,
             temperature=self.temperature,
             top_k=self.top_k,
+            end_tokens=data.end_tokens,
             generator=torch.Generator().manual_seed(0),
         )
-        return data.tokenizer.decode(prompt), data.tokenizer.decode(_until(tokens[len(prompt) :], data.end_tokens))
+        return data.tokenizer.decode(prompt), data.tokenizer.decode(list(self._telling(drawn)))
+
+    def _telling(self, drawn: Iterator[int]) -> Iterator[int]:
+        """The same tokens; says what is being done once it is clear that it takes a while."""
+        told, since = False, time.monotonic()
+        for number, token in enumerate(drawn, start=1):
+            seconds = time.monotonic() - since
+            # The first token takes longer than others: the prompt is read.
+            if not told and (seconds if number == 1 else seconds / number * self.length) > PATIENCE:
+                told = True
+                log.info("writing a sample of up to %d tokens", self.length)
+            yield token
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -123,7 +137,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _until(tokens: list[int], ends: Set[int]) -> list[int]:
-    return list(takewhile(lambda token: token not in ends, tokens))

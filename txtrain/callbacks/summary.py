@@ -86,6 +86,7 @@ class Summary(Callback):
                 task.model,
                 task.device.type,
                 compute_dtype(trainer.precision),
+                length=data.sizes().get("max_len"),
                 documents=data.documents_apart,
                 padding=data.padded,
             ),
@@ -104,7 +105,7 @@ class Summary(Callback):
         outcome = self.outcome(trainer, task) | {"state": state, "stopped": stopped or why_stopped(trainer)}
         if trainer.is_global_zero:
             write_json(self.run_dir / "summary.json", outcome)
-            self._tell(outcome)
+            self._tell(outcome, longer(trainer) if outcome["state"] == "finished" else None)
         return outcome
 
     def outcome(self, trainer: Trainer, task: Any) -> dict[str, Any]:
@@ -127,20 +128,20 @@ class Summary(Callback):
             "sample": self.samples.text,
         }
 
-    def _tell(self, outcome: Mapping[str, Any]) -> None:
-        numbers = {name: value for name, value in outcome.items() if value is not None}
+    def _tell(self, outcome: Mapping[str, Any], longer: str | None) -> None:
+        numbers, steps = {name: value for name, value in outcome.items() if value is not None}, outcome["steps"]
         told = {name: f"{number:.4f}" for name, number in numbers.items() if name in self._measures()}
         told |= {name: f"{numbers[name]:,}" for name in ("parameters", "trainable_parameters") if name in numbers}
         if "tokens_per_second" in numbers:
             told["tokens_per_second"] = short(numbers["tokens_per_second"])
         if "peak_memory_bytes" in numbers:
             told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
-        told["time"] = f"{duration(outcome['wall_seconds'])} for {outcome['steps']} steps"
+        told["time"] = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
         told[outcome["state"]] = outcome["stopped"]
         for name in ("sample_before", "sample"):
             if outcome[name]:
                 told[name] = printable(outcome[name]).replace("\n", "\n" + " " * 22)
-        told |= self._what_next()
+        told |= self._what_next(longer)
         for name, text in told.items():
             log.info("%-20s  %s", name.replace("_", " "), text)
 
@@ -150,12 +151,12 @@ class Summary(Callback):
             name.removeprefix("validation/") for name in self.metrics.validation
         }
 
-    def _what_next(self) -> dict[str, str]:
+    def _what_next(self, longer: str | None) -> dict[str, str]:
         folder = self.run_dir / "checkpoints"
         if not (folder / LAST).exists():
             return {}
         found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
-        return {"checkpoints": ", ".join(found), "go on": command_to_go_on(self.run_dir)}
+        return {"checkpoints": ", ".join(found), "go on": command_to_go_on(self.run_dir, longer)}
 
     def _resumed(self, trainer: Trainer) -> str:
         return f", going on from step {trainer.global_step}" if trainer.global_step else ""
@@ -164,9 +165,18 @@ class Summary(Callback):
         return self._seconds_before + time.monotonic() - self._since
 
 
-def command_to_go_on(run_dir: Path) -> str:
+def command_to_go_on(run_dir: Path, longer: str | None = None) -> str:
     command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
-    return f"{command} resume={shlex.quote(str(run_dir))}"
+    return f"{command} resume={shlex.quote(str(run_dir))}" + (f" {longer}" if longer else "")
+
+
+def longer(trainer: Any) -> str | None:
+    """The override with which a run that has come to its end goes on, if it needs one."""
+    for end, reached in (("max_steps", trainer.global_step), ("max_epochs", trainer.current_epoch)):
+        last = getattr(trainer, end)
+        if last is not None and 0 < last <= reached:
+            return f"trainer.{end}={2 * last}"
+    return None
 
 
 def optimizer_name(optimizer: Any) -> str:

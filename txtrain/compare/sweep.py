@@ -235,7 +235,7 @@ def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if key == "validation_loss":
-        return f"{value:.4f}"
+        return f"{value:#.6g}"  # differences between techniques are small
     if key == "peak_memory_bytes":
         return f"{value / 2**20:,.0f} MiB"
     return f"{value:,.0f}" if key in RESULTS else str(value)

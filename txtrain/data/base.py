@@ -152,6 +152,11 @@ class Data(LightningDataModule):
         """Which samples each optimizer step of an epoch sees, and in evaluation each batch."""
         return Shuffled(size=len(samples), batch_size=self.batch_size, seed=seed)
 
+    @property
+    def steps_in_epoch(self) -> int:
+        """Optimizer steps in a pass over the training samples, on any number of devices."""
+        return self.order(self.samples("train"), seed=self.seed).steps
+
     def batch_told(self, devices: int) -> str:
         """What a step sees, in words."""
         return f"{self.batch_size} {self.unit()} a step: micro-batches of {self.micro(devices)}"

@@ -45,6 +45,15 @@ def read_conversations(file: Path) -> Iterator[Conversation]:
         yield new_conversation(row, place)
 
 
+def check_characters(text: str, place: str) -> None:
+    """Refuses half of a character, as JSON may spell one, and as a command line has bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(text[error.start]):x}"
+        raise UserError(f"{place} has {code} alone, half of a character: remove it") from None
+
+
 def new_conversation(row: Any, place: str) -> Conversation:
     """The conversation that an object holds: `messages`, or `prompt` and `completion`; `tools` beside them."""
     if not isinstance(row, dict):
@@ -63,11 +72,7 @@ def new_conversation(row: Any, place: str) -> Conversation:
     if not any(message["role"] == "assistant" for message in messages[given:]):
         raise UserError(f"{place} has no message of the assistant to learn from: add one or remove the line")
     conversation = Conversation(messages=messages, given=given, tools=tools, place=place)
-    try:
-        conversation.key.encode()
-    except UnicodeEncodeError as error:
-        code = f"\\u{ord(conversation.key[error.start]):x}"
-        raise UserError(f"{place} has {code} alone, half of a character: remove it") from None
+    check_characters(conversation.key, place)
     return conversation
 
 

@@ -156,7 +156,7 @@ def _read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
             place = f"{file} line {number}"
             try:
                 content = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
             yield place, content
 

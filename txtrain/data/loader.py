@@ -28,7 +28,8 @@ class Samples(Protocol):
     def batch(self, index: NDArray[np.int64], epoch: int = 0) -> Batch:
         """The samples with these indices, an empty row with no valid target for `PADDING`.
 
-        What is random in a sample follows from its index and the epoch alone; evaluation is epoch 0.
+        What is random in a sample follows from its index and the epoch alone; evaluation is epoch 0. `num_tokens` (B,)
+        says how many tokens of each are no padding, where these are more than its targets.
         """
 
 
@@ -37,7 +38,7 @@ class StepLoader:
 
     Each rank takes an equal contiguous share of a step's samples, filled up with empty rows to `accumulation`
     micro-batches of `micro` rows, so that every step has one shape, the last of an epoch too. Each micro-batch carries
-    `step_tokens`, the valid targets of this rank in this step.
+    `step_tokens`, the valid targets of this rank in this step, and `step_read`, all tokens of it that are no padding.
 
     Args:
         samples: the training set.
@@ -137,8 +138,10 @@ class _Steps(Dataset[list[Batch]]):
 
     def __getitem__(self, step: int) -> list[Batch]:
         batches = [self.samples.batch(rows, self.epoch) for rows in self.rows(self.epoch, step)]
-        tokens = torch.stack([(batch["targets"] != IGNORED).sum() for batch in batches]).sum()
-        return [batch | {"step_tokens": tokens} for batch in batches]
+        targets = [(batch["targets"] != IGNORED).sum() for batch in batches]
+        read = [batch.pop("num_tokens", own).sum() for batch, own in zip(batches, targets, strict=True)]
+        sums = {"step_tokens": torch.stack(targets).sum(), "step_read": torch.stack(read).sum()}
+        return [batch | sums for batch in batches]
 
 
 class EvaluationLoader:

@@ -142,7 +142,8 @@ class RowWindows:
         return {name: value for name, value in self.__dict__.items() if name != "stream"}
 
     def batch(self, index: NDArray[np.int64], epoch: int = 0) -> dict[str, Tensor]:
-        """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, and `index` (B,).
+        """The windows with these indices, `PADDING` for an empty row: tensors (B, T) of int64, `index` (B,) and
+        `num_tokens` (B,), those of rows.
 
         What fills up a window is a document of its own.
         """
@@ -152,6 +153,8 @@ class RowWindows:
             "targets": np.full(shape, IGNORED, dtype=np.int64),
             "positions": np.tile(np.arange(self.seq_len), (len(index), 1)),
             "documents": np.zeros(shape, dtype=np.int64),
+            "index": index.astype(np.int64),
+            "num_tokens": np.zeros(len(index), dtype=np.int64),
         }
         for line, window in enumerate(index):
             done = 0
@@ -163,7 +166,8 @@ class RowWindows:
                 done += len(records) - 1
                 batch["positions"][line, done:] = np.arange(self.seq_len - done)
                 batch["documents"][line, done:] += 1
-        return {name: torch.from_numpy(array) for name, array in (batch | {"index": index.astype(np.int64)}).items()}
+            batch["num_tokens"][line] = done
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def parts(self, index: int, most: int) -> list[tuple[int, list[int]]]:
         """How each row of a window begins: where in the file of tokens, and its first tokens."""

@@ -40,18 +40,23 @@ class DecoderTokens:
 def named_ids(folder: Path) -> dict[str, list[int]]:
     """The ids by their keys, that a folder's generation_config.json names, else its config.json."""
     said = read_json(folder / "config.json") | read_json(folder / FILE)
-    return {key: _ids(said.get(key)) for key in KEYS}
+    return {key: _ids(key, said.get(key), folder) for key in KEYS}
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a file, empty if there is no such file."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}): restore it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is {type(content).__name__}, not an object: restore it")
     return content
 
 
-def _ids(value: Any) -> list[int]:
+def _ids(key: str, value: Any, folder: Path) -> list[int]:
     """A number, a list of them, or none."""
-    return [] if value is None else list(value) if isinstance(value, list) else [int(value)]
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(number, int) for number in ids):
+        raise UserError(f"{folder} says {key}={value}, which is no number of a token: restore its {FILE}")
+    return ids

@@ -71,18 +71,14 @@ class ChatTemplate:
             own = next((one["template"] for one in own if one["name"] == "default"), None)
         file, origin = folder / TEMPLATE, folder / CONFIG
         if file.is_file():
-            own, origin = file.read_text(encoding="utf-8"), file
+            own, origin = _read_text(file, str(file)), file
         if own is None:
             return None
         return cls(source=own, special_tokens=named_tokens(folder), origin=str(origin))
 
     @classmethod
     def of_file(cls, file: Path, special_tokens: Mapping[str, str]) -> "ChatTemplate":
-        try:
-            source = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data.template={file} cannot be read ({error}): give a Jinja template") from None
-        return cls(source=source, special_tokens=special_tokens, origin=str(file))
+        return cls(source=_read_text(file, f"data.template={file}"), special_tokens=special_tokens, origin=str(file))
 
     @classmethod
     def plain(cls, special_tokens: Mapping[str, str]) -> "ChatTemplate":
@@ -252,6 +248,13 @@ def named_tokens(folder: Path) -> dict[str, str]:
     tokens = {name: named.get(name) for name in SPECIAL_TOKENS}
     plain = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
     return {name: token for name, token in plain.items() if isinstance(token, str)}
+
+
+def _read_text(file: Path, named: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{named} cannot be read ({error}): give a Jinja template") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

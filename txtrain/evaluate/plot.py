@@ -28,12 +28,15 @@ def plot(path: Path, results: Sequence[Result]) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
+    ends: dict[int, list[str]] = {}
     for number, result in enumerate(results):
         filled = [bucket for bucket in result.buckets if bucket.targets]
         middle = [(bucket.first * bucket.last) ** 0.5 for bucket in filled]
         axes.plot(middle, [bucket.loss for bucket in filled], color=f"C{number}", marker=".", label=result.label)
         if filled[-1].last > result.trained_len:
-            axes.axvline(result.trained_len, color=f"C{number}", linestyle="--", linewidth=1)
+            ends.setdefault(result.trained_len, []).append(f"C{number}")
+    for length, colors in ends.items():  # one line for all that end there, of no one's colour if they are several
+        axes.axvline(length, color=colors[0] if len(colors) == 1 else "gray", linestyle="--", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("context (tokens); dashed: the longest in training")

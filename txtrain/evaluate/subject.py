@@ -92,7 +92,7 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         raise UserError(
             f"{name} is a {type(trained.model).__name__}, which {task.__name__} does not evaluate: name another model"
         )
-    shorten_batches(config.data, trained.max_len, typed)
+    shorten_batches(config.data, trained.max_len if run is None else saved_config(run).data.get("seq_len", 0), typed)
     plain = to_plain(config)
     check(plain)
     data = own_data(config, run) if run else None

@@ -41,22 +41,26 @@ def generate(arguments: Sequence[str]) -> None:
         write_file(writer, encoder, prompts, options.batch_size)
     elif options.prompt is not None:
         prompt = conversation(options.prompt, options.system) if options.chat else options.prompt
-        text, seconds = speak(writer, encoder, prompt)
-        tell(text, seconds)
+        text, rate = speak(writer, encoder, prompt)
+        tell(text, rate, writer.why_full(text))
     else:
         converse(writer, encoder, options.system)
 
 
 def speak(writer: Writer, encoder: PromptEncoder, prompt: Prompt) -> tuple[Continuation, float]:
-    """Prints what comes after a prompt while it is written; the seconds are those after the prompt was read."""
+    """Prints what comes after a prompt while it is written → the text, and its tokens per second.
+
+    Reading the prompt does not count, unless all comes at once, as it does from beam search.
+    """
     text = writer.new_text(encoder.encode(prompt), encoder.end_tokens)
-    began = time.perf_counter()
-    for number, told in enumerate(writer.write([text])):
+    began, first = time.perf_counter(), None
+    for told in writer.write([text]):
         for _, piece in told:
             print(shown(piece), end="", flush=True)
-        began = time.perf_counter() if number == 0 else began
+        first = first or (len(text.tokens), time.perf_counter())
     print(flush=True)
-    return text, time.perf_counter() - began
+    tokens, since = first if first and first[0] < len(text.tokens) else (0, began)
+    return text, (len(text.tokens) - tokens) / max(time.perf_counter() - since, 1e-9)
 
 
 def shown(piece: str) -> str:
@@ -64,9 +68,10 @@ def shown(piece: str) -> str:
     return printable(piece) if sys.stdout.isatty() else piece
 
 
-def tell(text: Continuation, seconds: float) -> None:
-    rate = f", {(len(text.tokens) - 1) / seconds:.0f} per second" if len(text.tokens) > 1 and seconds else ""
-    print(f"({len(text.tokens)} tokens{rate}; ended by {text.ended})", file=sys.stderr)
+def tell(text: Continuation, rate: float, full: str | None) -> None:
+    count = len(text.tokens)
+    speed = f", {rate:.0f} per second" if count > 1 else ""
+    print(f"({count} token{'s' * (count != 1)}{speed}; ended by {full or text.ended})", file=sys.stderr)
 
 
 def converse(writer: Writer, encoder: PromptEncoder, system: str | None) -> None:
@@ -77,6 +82,8 @@ def converse(writer: Writer, encoder: PromptEncoder, system: str | None) -> None
             said = [{"role": "user", "content": line}] if messages else conversation(line, system)
             messages += said
             text, _ = speak(writer, encoder, messages)
+            if full := writer.why_full(text):
+                print(f"(ended by {full})", file=sys.stderr)
             messages.append({"role": "assistant", "content": text.text})
 
 
@@ -102,6 +109,9 @@ def write_file(writer: Writer, encoder: PromptEncoder, prompts: Sequence[tuple[s
             pass
         for prompt, text in batch:
             print(json.dumps(record(prompt, text), ensure_ascii=False), flush=True)
+    full = [why for _, text in texts if (why := writer.why_full(text))]
+    if full:
+        print(f"({len(full)} of {len(texts)} ended by {full[0]})", file=sys.stderr)
 
 
 def record(prompt: Prompt, text: Continuation) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Prompts: from the command line, a file or a conversation to ids."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from txtrain.data.conversation import read_messages
+from txtrain.data.conversation import check_characters, read_messages
 from txtrain.data.template import ChatTemplate, Message, TemplateRefusal
 from txtrain.data.turns import TurnEncoder
 from txtrain.errors import UserError
@@ -16,7 +17,7 @@ Prompt = str | list[Message]
 
 
 def read_prompts(path: str, *, chat: bool, system: str | None = None) -> Iterator[tuple[str, Prompt]]:
-    """Where each prompt of a file stands, and the prompt: a line that is not blank, or `prompt` in a line of JSON.
+    """Where each prompt of a file stands, and the prompt: a line, or `prompt` in a line of JSON; tells of blank lines.
 
     For a chat each is a conversation: a line of JSON may have all its `messages`, and a text is the user's.
     """
@@ -26,6 +27,9 @@ def read_prompts(path: str, *, chat: bool, system: str | None = None) -> Iterato
         raise UserError(f"--file {path} is not UTF-8 text (byte {error.start}): give .txt or .jsonl") from None
     except OSError as error:
         raise UserError(f"--file {path} cannot be read ({error.strerror}): give .txt or .jsonl") from None
+    blank = sum(not line.strip() for line in lines)
+    if 0 < blank < len(lines):
+        print(f"{path}: {blank} blank line{'s' * (blank > 1)} left out", file=sys.stderr)
     for number, line in enumerate(lines, start=1):
         if line.strip():
             place = f"{path} line {number}"
@@ -42,7 +46,7 @@ def conversation(text: str, system: str | None) -> list[Message]:
 def _prompt_in(line: str, place: str, *, chat: bool) -> Prompt:
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
     if not isinstance(row, dict):
         raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
@@ -78,6 +82,7 @@ class PromptEncoder:
         return frozenset() if self.turns is None else self.turns.end_tokens
 
     def encode(self, prompt: Prompt) -> list[int]:
+        check_characters(prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False), "the prompt")
         if isinstance(prompt, str):
             return self._encode_text(prompt)
         assert self.turns is not None, "messages without a template"

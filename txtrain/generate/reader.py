@@ -9,6 +9,8 @@ from torch import Tensor
 from txtrain.generate.decode import Reader
 from txtrain.model import Decoder, Encoder, EncoderDecoder
 
+AHEAD = 4096  # most tokens to take memory for before they are there
+
 
 class DecoderReader:
     """Reads prompts of different lengths side by side, padded on the left so that all end together.
@@ -19,7 +21,7 @@ class DecoderReader:
     """
 
     def __init__(self, model: Decoder, *, room: int) -> None:
-        self.model, self.room = model, room
+        self.model, self.room = model, min(room, AHEAD)
         self.device = next(model.parameters()).device
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -47,7 +49,7 @@ class EncoderDecoderReader:
     """
 
     def __init__(self, model: EncoderDecoder, *, room: int, start: Sequence[int]) -> None:
-        self.model, self.room, self.first = model, room, list(start)
+        self.model, self.room, self.first = model, min(room, AHEAD), list(start)
         self.device = next(model.parameters()).device
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:

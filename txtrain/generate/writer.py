@@ -43,9 +43,11 @@ class Writer:
     ) -> None:
         if not isinstance(trained.model, Decoder | EncoderDecoder):
             raise UserError(f"{trained.folder} is an encoder, which writes no text: name a model with a decoder")
-        table = trained.axes["encoding"].get("max_len", context) or trained.max_len
-        if context is not None and context > table:
+        encoding = trained.axes["encoding"]
+        table = (encoding["max_len"] or trained.max_len) if "max_len" in encoding else None
+        if context is not None and table is not None and context > table:
             raise UserError(f"--context {context} is more than the {table} positions that the model's table has")
+        self.table = table
         self.trained, self.model, self.sampling, self.stop, self.seed = trained, trained.model, sampling, stop, seed
         self.max_new_tokens, self.context = max_new_tokens, context or trained.max_len
         self.beams, self.length_penalty = beams, length_penalty
@@ -56,9 +58,10 @@ class Writer:
             raise UserError("the prompt is empty: give some text")
         context = self.trained.begin if isinstance(self.model, EncoderDecoder) else prompt
         if len(prompt) > self.context or len(context) == self.context:
+            more = f", or type --context {len(prompt) + self.max_new_tokens}" if self.context != self.table else ""
             raise UserError(
-                f"the prompt has {len(prompt)} tokens, which leaves no room in the model's context of {self.context}: "
-                "shorten it, or raise --context where the model's positions allow it"
+                f"the prompt has {len(prompt)} tokens, which leaves no room in the context of {self.context}: "
+                f"shorten it{more}"
             )
         return Continuation(
             prompt,
@@ -68,6 +71,13 @@ class Writer:
             end_tokens=self.trained.end_tokens | end_tokens,
             stop=self.stop,
         )
+
+    def why_full(self, text: Continuation) -> str | None:
+        """What to say of a text that the context has ended; None if something else has."""
+        if text.ended != "length" or text.limit == self.max_new_tokens:
+            return None
+        more = "all positions that the model has" if self.context == self.table else "--context N allows more"
+        return f"length: the context of {self.context} is full, {more}"
 
     def write(self, texts: Sequence[Continuation], first: int = 0) -> Iterator[list[tuple[Continuation, str]]]:
         """Writes the texts to their ends, as a batch; tells what each got as soon as that is certain.

@@ -13,9 +13,11 @@ from txtrain.errors import UserError
 from txtrain.interop.check import logits, random_inputs
 from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.peft import TENSORS, read_adapter, write_adapter
+from txtrain.interop.tokenizer import write_tokenizer
 from txtrain.model.lora.exchange import put
 from txtrain.saving import PARTIAL, read_state
-from txtrain.start import adapted_model, find_trained
+from txtrain.start import adapted_model, class_of
+from txtrain.trained import find_checkpoint_of
 
 TOKENS = 16
 
@@ -27,8 +29,13 @@ def export_adapter(path: str | Path, folder: Path) -> None:
         UserError: there are none, or they are not all of what the run has changed.
     """
     path = Path(path).expanduser().absolute()
-    checkpoint = find_trained(path) if (path / "config.yaml").is_file() else path.resolve()
-    config = saved_config(checkpoint.parent.parent)
+    checkpoint = find_checkpoint_of(path)
+    if checkpoint is None:
+        raise UserError(
+            f"{path} is no run and no checkpoint of one, which has adapters: name a run, or leave out --adapter"
+        )
+    run = checkpoint.parent.parent
+    config = saved_config(run)
     lora = instantiate(config.lora, _convert_="all")
     if not lora.rank:
         raise UserError(f"{path} has no adapters (lora.rank=0): leave out --adapter")
@@ -46,6 +53,9 @@ def export_adapter(path: str | Path, folder: Path) -> None:
     names = {"base": imported.path, "rslora": lora.variant == "rslora"}
     try:
         write_adapter(unfinished, model, imported.family, heads=heads, **names)
+        if imported.family.reads == "tokens":
+            tokenizer = class_of(config.data).reader(run, instantiate(config.tokenizer, _convert_="all"))
+            write_tokenizer(unfinished, tokenizer, run, max_len=imported.max_len)
         read = imported.build(new_model)
         put(read, read_adapter(unfinished, read, imported.family, heads=heads))
         _compare(model, read, random_inputs(imported, TOKENS))

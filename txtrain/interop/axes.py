@@ -20,7 +20,7 @@ Nodes = dict[str, dict[str, Any]]
 
 GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
 # They change what is trained, not what is computed of a trained model.
-UNCOMPARED = ("model.dropout", "model.drop_path", "model.vocab_size", "head.dropout")
+UNCOMPARED = ("model.dropout", "model.drop_path", "model.vocab_size", "model.max_len", "head.dropout")
 
 
 def to_nodes(flat: Flat) -> Nodes:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import nn
 from txtrain.data import pixels
 from txtrain.data.pixels import Pixels
 from txtrain.data.template import ChatTemplate
+from txtrain.data.turns import TurnEncoder
 from txtrain.interop.folder import is_folder
+from txtrain.interop.tokenizer import write_tokenizer
 from txtrain.trained import Trained
 
-# Files of a tokenizer and a model that we take over as they are.
-TAKEN_OVER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+GENERATION = "generation_config.json"
 
 
 def said_of_input(trained: Trained) -> dict[str, Any]:
@@ -23,36 +25,31 @@ def said_of_input(trained: Trained) -> dict[str, Any]:
     labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
     if isinstance(trained.inputs, Pixels):
         return labels
-    return {"vocab_size": _vocab_size(trained.model)} | _special_ids(trained) | labels
+    return {"vocab_size": _vocab_size(trained.model)} | _special_ids(trained, trained.end_tokens) | labels
 
 
-def write_beside(folder: Path, trained: Trained) -> None:
-    """Writes what makes the model's input, and what it makes of its output."""
+def write_beside(folder: Path, trained: Trained, *, max_len: int) -> None:
+    """Writes what makes the model's input, of at most `max_len` tokens, and what it makes of its output."""
     if isinstance(trained.inputs, Pixels):
         if (trained.folder / pixels.FILE).is_file() and is_folder(trained.folder):
             shutil.copyfile(trained.folder / pixels.FILE, folder / pixels.FILE)
         else:
             trained.inputs.save(folder)
     else:
-        write_tokenizer(folder, trained)
+        as_is = trained.family is not None
+        write_tokenizer(folder, trained.tokenizer, trained.folder, max_len=max_len, as_is=as_is)
+        write_generation(folder, trained)
 
 
-def write_tokenizer(folder: Path, trained: Trained) -> None:
-    """Writes the tokenizer, the chat template and generation settings; those of a Hugging Face folder as they are."""
-    trained.tokenizer.save(folder / "tokenizer.json")
-    if is_folder(trained.folder):
-        for name in TAKEN_OVER:
-            if (trained.folder / name).is_file():
-                shutil.copyfile(trained.folder / name, folder / name)
-    else:
-        template = ChatTemplate.of_folder(trained.folder)
-        if template is not None:
-            template.save(folder)
-        special = trained.tokenizer.named_tokens() | (dict(template.special_tokens) if template else {})
-        fast = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": trained.max_len}
-        write_json(folder / "tokenizer_config.json", {**special, **fast})
-    if not (folder / "generation_config.json").is_file():
-        write_json(folder / "generation_config.json", _special_ids(trained))
+def write_generation(folder: Path, trained: Trained) -> None:
+    """Writes the settings of generation; those of a Hugging Face folder as they are."""
+    if trained.family is not None and (trained.folder / GENERATION).is_file():
+        shutil.copyfile(trained.folder / GENERATION, folder / GENERATION)
+        return
+    template = ChatTemplate.of_folder(trained.folder)
+    # In transformers an answer ends at these only, so they are those of a turn too.
+    ends = TurnEncoder(template, trained.tokenizer).end_tokens if template else frozenset()
+    write_json(folder / GENERATION, _special_ids(trained, trained.end_tokens | ends))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -63,8 +60,8 @@ def _vocab_size(model: nn.Module) -> int:
     return next(module for module in model.modules() if isinstance(module, nn.Embedding)).num_embeddings
 
 
-def _special_ids(trained: Trained) -> dict[str, Any]:
-    ids = sorted(trained.end_tokens)
+def _special_ids(trained: Trained, end_tokens: Set[int]) -> dict[str, Any]:
+    ids = sorted(end_tokens)
     named = trained.tokenizer.named_tokens()
     found = {
         f"{name}_id": trained.tokenizer.core.token_to_id(named[name])

@@ -1,5 +1,6 @@
 """`txtrain export`: a trained model as a Hugging Face folder, read again and compared before it gets its name."""
 
+import math
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -8,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from txtrain.arguments import Parser
-from txtrain.config import saved_config
 from txtrain.data.pixels import Pixels
 from txtrain.errors import UserError
 from txtrain.interop.adapter import export_adapter
@@ -24,7 +23,7 @@ from txtrain.interop.family import Family
 from txtrain.interop.folder import CONFIG, is_folder, read_folder
 from txtrain.interop.weights import INDEX, SINGLE
 from txtrain.model.patches import Patches
-from txtrain.saving import PARTIAL
+from txtrain.saving import PARTIAL, write_tensors
 from txtrain.trained import Trained, load_trained
 
 DESCRIPTION = """A trained model as a folder for transformers, vLLM and others.
@@ -76,7 +75,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     add("--adapter", action="store_true", help="the run's adapters alone, in PEFT's format")
     add("--shard-gb", type=float, default=5.0, metavar="N", help="most gigabytes of a file (5)")
     options = parser.parse_args(arguments)
-    if options.shard_gb <= 0:
+    if not 0 < options.shard_gb < math.inf:
         raise UserError(f"--shard-gb is {options.shard_gb}: give a positive number")
     return options
 
@@ -93,9 +92,8 @@ def choose_family(trained: Trained, name: str | None = None) -> Family:
     candidates = [family for family in known.values() if family.model_class is type(trained.model)]
     if name is not None:
         candidates = [known[name]]
-    elif is_folder(trained.folder):
-        own = read_folder(trained.folder).family
-        candidates = [own, *(family for family in candidates if family is not own)]
+    elif trained.family is not None:
+        candidates = [trained.family, *(family for family in candidates if family is not trained.family)]
     axes = _axes(trained)
     lacks = [family.lacks(axes) for family in candidates]
     nearest = min(range(len(lacks)), key=lambda index: len(lacks[index]), default=None)
@@ -112,9 +110,10 @@ def choose_family(trained: Trained, name: str | None = None) -> Family:
 def write_folder(folder: Path, trained: Trained, family: Family, *, shard_bytes: int) -> None:
     """Writes config, weights, and what belongs to them."""
     folder.mkdir(parents=True)
-    write_json(folder / CONFIG, new_config(trained, family))
+    config = new_config(trained, family)
+    write_json(folder / CONFIG, config)
     write_weights(folder, trained.model, family, shard_bytes=shard_bytes, heads=trained.axes["model"]["num_heads"])
-    write_beside(folder, trained)
+    write_beside(folder, trained, max_len=config[family.max_len] if family.max_len else trained.max_len)
 
 
 def new_config(trained: Trained, family: Family) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def new_config(trained: Trained, family: Family) -> dict[str, Any]:
     weight = trained.model.get_parameter(next(name for name, _ in trained.model.named_parameters()))
     config = family.config(_axes(trained))
     if family.max_len:
-        config.setdefault(family.max_len, _longest(trained))
+        config.setdefault(family.max_len, trained.max_len)
     dtype = str(weight.dtype).removeprefix("torch.")
     # RoBERTa's number of the padding token says where positions begin.
     return {"dtype": dtype} | said_of_input(trained) | config
@@ -135,13 +134,6 @@ def _axes(trained: Trained) -> dict[str, dict[str, Any]]:
     if table and axes["encoding"].get("max_len") is None:
         axes["encoding"]["max_len"] = trained.max_len
     return axes
-
-
-def _longest(trained: Trained) -> int:
-    """The longest sequence that the model or the one that it began as was trained on."""
-    run = trained.folder / "config.yaml"
-    begun = saved_config(trained.folder).init_from if run.is_file() else None
-    return max(trained.max_len, read_folder(begun).max_len if begun and is_folder(begun) else 0)
 
 
 def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes: int, heads: int) -> None:
@@ -158,7 +150,7 @@ def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes
     tensors, places = their_tensors(model, family, heads=heads), dict[str, str]()
     for number, names in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(dict(islice(tensors, len(names))), folder / file, {"format": "pt"})
+        write_tensors(folder / file, dict(islice(tensors, len(names))), {"format": "pt"})
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from torch import nn
 
+from txtrain.config import check
 from txtrain.errors import UserError
 from txtrain.interop.axes import Nodes
 from txtrain.interop.families import families
@@ -51,8 +54,11 @@ class Imported:
     @property
     def dtype(self) -> torch.dtype:
         """The type that its weights were saved in."""
-        name = self.config.get("dtype", self.config.get("torch_dtype")) or "float32"
-        return getattr(torch, str(name).removeprefix("torch."))
+        name = str(self.config.get("dtype", self.config.get("torch_dtype")) or "float32").removeprefix("torch.")
+        found = getattr(torch, name, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise UserError(f"{self.path / CONFIG} has dtype={name}, which is no type of numbers: restore it")
+        return found
 
     def build(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> nn.Module:
         """The model that `build_model` makes, filled.
@@ -89,8 +95,11 @@ class Imported:
         fill(model, weights, self.family, heads=self.axes["model"]["num_heads"], where=str(self.path), new=new)
 
     def _new(self, build_model: Callable[[], nn.Module]) -> nn.Module:
-        with torch.device("meta"):
-            model = build_model()
+        try:
+            with torch.device("meta"):
+                model = build_model()
+        except ValueError as error:
+            raise UserError(f"{self.path} cannot be built: {error}") from error
         wanted = self.family.model_class
         # A model with one more head is made from another's weights, but no decoder from an encoder's.
         if not isinstance(model, wanted) or getattr(model, "causal", None) != getattr(wanted, "causal", None):
@@ -118,7 +127,7 @@ def read_folder(path: str | Path) -> Imported:
     path = Path(path).expanduser().absolute()
     try:
         config = json.loads((path / CONFIG).read_text())
-        model_type = config["model_type"]
+        model_type = str(config["model_type"])
     except OSError as error:
         raise UserError(
             f"{path / CONFIG} cannot be read ({error.strerror}): name a Hugging Face model folder"
@@ -134,9 +143,15 @@ def read_folder(path: str | Path) -> Imported:
     try:
         axes, longest, labels = family.axes(config), family.longest(config), family.labels(config)
         if family.reads == "tokens":
-            axes["model"]["vocab_size"] = int(look_up(config, "vocab_size"))
+            axes["model"] |= {"vocab_size": int(look_up(config, "vocab_size")), "max_len": longest}
+        check(axes)
+        instantiate(axes["model"])  # what its sizes must have in common
     except UserError as error:
         raise UserError(f"{path} cannot be expressed: {error}") from error
     except KeyError as error:
         raise UserError(f"{path} cannot be read: its config.json has no {error}") from error
+    except InstantiationException as error:
+        raise UserError(f"{path} cannot be expressed: {error.__cause__}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path / CONFIG} has a value of another kind than a {model_type} has ({error})") from error
     return Imported(path=path, family=family, config=config, axes=axes, max_len=longest, labels=labels)

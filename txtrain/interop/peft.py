@@ -3,14 +3,14 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from txtrain.errors import UserError
@@ -19,6 +19,7 @@ from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.names import Place
 from txtrain.model.lora.exchange import Adapter, Change, put, remove, taken
 from txtrain.model.lora.merging import adapters, check_mergeable
+from txtrain.saving import write_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -99,6 +100,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / CONFIG).read_text())
         config.setdefault("lora_alpha", 8)
+        for alpha in (config["lora_alpha"], *(config.get("alpha_pattern") or {}).values()):
+            if not isinstance(alpha, int | float):
+                raise UserError(f"{path / CONFIG} has an alpha of {alpha!r}, which is no number: restore it")
         for key, values in KNOWN.items():
             if config.get(key, values[0]) not in values:
                 raise UserError(f"{path / CONFIG} has {key}={config[key]}, and txtrain reads {key}={values[0]} only")
@@ -182,14 +186,31 @@ def write_adapter(
         tensors[f"{PREFIX}{theirs}.{low}"], tensors[f"{PREFIX}{theirs}.{high}"] = change.low, change.high
         if change.magnitude is not None:
             tensors[f"{PREFIX}{theirs}.lora_magnitude_vector"] = change.magnitude
+    found_places = (family.names.find(name.rpartition(".")[0], own) for name in own)
+    others = {place.theirs for place in found_places if place} - changes.keys()
     config = _config(changes, rslora=rslora) | {
+        "target_modules": shortest(changes.keys(), others),
         "base_model_name_or_path": str(base),
         "task_type": "CAUSAL_LM" if re.search("CausalLM|LMHead", family.architecture) else None,
         "fan_in_fan_out": any(place.rule.transposed for place in places.values()),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, {"format": "pt"})
+    write_tensors(folder / TENSORS, {name: each.contiguous() for name, each in tensors.items()}, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def shortest(names: Set[str], others: Set[str]) -> list[str]:
+    """Ends of these names that mean them and none of the others to PEFT, such as `q_proj` for those of all layers."""
+    ends = set()
+    for name in names:
+        parts = name.split(".")
+        candidates = (".".join(parts[-length:]) for length in range(1, len(parts)))
+        ends.add(next((end for end in candidates if not any(_ends_in(end, other) for other in others)), name))
+    return sorted(ends)
+
+
+def _ends_in(end: str, name: str) -> bool:
+    return f".{name}".endswith(f".{end}")
 
 
 def _read_modules(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -286,7 +307,6 @@ def _config(changes: Mapping[str, Change], *, rslora: bool) -> dict[str, Any]:
         "lora_alpha": alpha,
         "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
         "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
-        "target_modules": sorted(changes),
         "use_rslora": rslora,
         "use_dora": any(change.magnitude is not None for change in changes.values()),
         "lora_dropout": max(change.dropout for change in changes.values()),

@@ -2,14 +2,27 @@
 
 import logging
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=True)
+from txtrain.signals import drop_output, inbox
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        drop_output()
+        inbox.lose_reader()
+
+
+console = _Console(highlight=False, soft_wrap=True)
 LOG_ONLY = {"log_only": True}  # extra= of a record for train.log alone
+# Warnings of Lightning's that nobody can do anything about.
+HARMLESS = (r".*LeafSpec.* is deprecated", "The `srun` command is available")
 LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric", "DeepSpeed", "datasets", "wandb", "py.warnings")
 
 
@@ -27,6 +40,8 @@ def setup_logging(run_dir: Path | None, rank: int) -> None:
     ours.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     logging.raiseExceptions = False  # libraries log to files of their own, and a full disk is told by ours
     logging.captureWarnings(True)
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message)
     for name in LIBRARIES:
         _replace_handlers(logging.getLogger(name), [file])
     logging.getLogger("wandb").setLevel(logging.WARNING)  # it has a log of its own

@@ -15,6 +15,7 @@ def explain_attention(
     device: str,
     dtype: torch.dtype = torch.float32,
     *,
+    length: int | None = None,
     documents: bool = False,
     padding: bool = False,
 ) -> str:
@@ -24,6 +25,7 @@ def explain_attention(
         model: a built model.
         device: type of the device that it will run on, such as cuda.
         dtype: of its matrix products (bfloat16 in mixed precision).
+        length: tokens that it reads at a time. Default: the longest sequence in training.
         documents: whether batches are packed with documents that must not see each other.
         padding: whether an encoder's input is padded.
     """
@@ -32,7 +34,7 @@ def explain_attention(
         if isinstance(part, TransformerStack):
             stack = part.encoding.stack
             layers: list[Any] = [block.attention for block in part.blocks]
-            shared: dict[str, Any] = {"device": device, "dtype": dtype, "length": stack.max_len}
+            shared: dict[str, Any] = {"device": device, "dtype": dtype, "length": length or stack.max_len}
             padded = padding and not stack.causal
             own = demands_of(layers, part.encoding, documents=documents, padding=padded, **shared)
             choices["decoder" if stack.causal else "encoder"] = str(choose_kernel(own))

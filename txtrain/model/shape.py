@@ -22,6 +22,7 @@ class Shape:
         drop_path: probability of leaving out a sublayer of the last layer for a sample; it grows evenly from the first,
             where it is 0.
         vocab_size: rows of the embedding and the head, if some stand for no token. Default: one for each token.
+        max_len: longest sequence that the weights were trained on before, if they were.
     """
 
     dim: int
@@ -34,6 +35,7 @@ class Shape:
     drop_path: float = 0.0
     num_decoder_layers: int | None = None
     vocab_size: int | None = None
+    max_len: int | None = None
 
     def rows(self, num_tokens: int | None) -> int | None:
         """Rows of the embedding, for a tokenizer of so many tokens; None if there is none."""
@@ -44,8 +46,13 @@ class Shape:
             )
         return num_tokens if num_tokens is None else self.vocab_size or num_tokens
 
+    def longest(self, seq_len: int) -> int:
+        """The longest sequence of all training, if there is one of `seq_len` now."""
+        return max(seq_len, self.max_len or 0)
+
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_decoder_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
+        optional = ("num_decoder_layers", "num_kv_heads", "head_dim", "ffn_dim", "max_len")
+        for name in ("dim", "num_layers", "num_heads", *optional):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}=4")

@@ -143,7 +143,7 @@ class Encoder(nn.Module):
                 "embedding.shared=false is for encoder-decoders, and this model has one stack: leave it out"
             )
         grid = self.embedding.grid
-        longest = self.embedding.max_len or max_len
+        longest = self.embedding.max_len or (max_len and shape.longest(max_len))
         if longest is None:
             raise ValueError("max_len is missing: give the longest sequence in training")
         stack = Stack(
@@ -156,6 +156,11 @@ class Encoder(nn.Module):
         )
         self.stack = TransformerStack(stack=stack, **axes)
         self.embedding.initialise()
+
+    @property
+    def max_len(self) -> int:
+        """Longest sequence in training, that of earlier training too."""
+        return self.stack.encoding.stack.max_len
 
     def forward(
         self,

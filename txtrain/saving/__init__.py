@@ -33,6 +33,7 @@ from txtrain.saving.parts import (
     write_part,
 )
 from txtrain.saving.save import Save
+from txtrain.saving.tensors import write_tensors
 
 __all__ = [
     "AVERAGE",
@@ -64,4 +65,5 @@ __all__ = [
     "share_out",
     "write_manifest",
     "write_part",
+    "write_tensors",
 ]

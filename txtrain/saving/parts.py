@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
+
+from txtrain.saving.tensors import write_tensors
 
 STATE = "state.pt"
 TENSORS = "tensors_*.safetensors"
@@ -81,10 +82,7 @@ def write_part(folder: Path, *, rank: int, tensors: dict[str, Tensor], state: by
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TENSORS.replace("*", f"{rank:05d}")
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    write_tensors(path, tensors)
     paths = [path]
     if state is not None:
         paths.append(folder / STATE)

@@ -129,9 +129,17 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.new_optimizer(self.model)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self._total_steps()
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.scale(step, total) * self.lora.rewarm(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        """Of the run; Lightning's estimate makes loaders before they can be told where a resumed run goes on."""
+        trainer: Any = self.trainer
+        ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            ends.append(trainer.max_epochs * trainer.datamodule.steps_in_epoch)
+        return min(ends)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -173,12 +181,13 @@ class Task(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         accumulation = self.trainer.accumulate_grad_batches
         if batch_index % accumulation == 0:
-            self._step_targets = self._sum_over_ranks(batch["step_tokens"])
+            counts = torch.stack([batch["step_tokens"], batch["step_read"]])
+            self._step_targets, self._step_read = self._sum_over_ranks(counts).unbind()
             self._step_entropy = torch.zeros((), dtype=widest_float(self.device), device=self.device)
         objective, entropy = self.losses(batch)
         self._step_entropy += entropy
         if (batch_index + 1) % accumulation == 0:
-            self.tokens_seen = self.tokens_seen + self._step_targets
+            self.tokens_seen = self.tokens_seen + self._step_read
         return objective * (accumulation * self.trainer.world_size) / self._step_targets.clamp(min=1)
 
     def optimizer_step(
