@@ -118,7 +118,7 @@ class TinyData(LightningDataModule):
     """Four steps an epoch, the last of them cut short."""
 
     seq_len, batch_size, end_tokens = LENGTH, 6, frozenset({Letters.end_of_text})
-    documents_apart = False
+    documents_apart = padded = False
 
     def __init__(self, accumulation: int = 1) -> None:
         super().__init__()
