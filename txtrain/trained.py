@@ -12,7 +12,7 @@ from torch import nn
 
 from txtrain.config import check, newest_run, saved_config, to_plain
 from txtrain.data.pixels import Pixels
-from txtrain.data.special import named_ids
+from txtrain.data.special import barred_ids, named_ids
 from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
@@ -39,6 +39,7 @@ class Trained:
         folder: where the tokenizer's files are.
         end_tokens: any of these ends a text.
         begin: what the decoder of an encoder-decoder begins with.
+        barred: tokens that are never written.
         target_tokenizer: of what an encoder-decoder writes, if it is another one.
         labels: names of those that its head scores, if it scores labels.
         task: what it was trained for, if that is known.
@@ -52,6 +53,7 @@ class Trained:
     folder: Path
     end_tokens: frozenset[int] = frozenset()
     begin: tuple[int, ...] = ()
+    barred: tuple[int, ...] = ()
     target_tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()
     task: "type[Task] | None" = None
@@ -164,9 +166,10 @@ def _target_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def _decoder_tokens(folder: Path) -> dict[str, Any]:
-    """What a folder names that ends a text, and what begins one."""
+    """What a folder names that begins a text, is never in it, and ends it."""
     named = named_ids(folder)
-    found = {"begin": (*named["decoder_start_token_id"], *named["forced_bos_token_id"])}
+    begin = (*named["decoder_start_token_id"], *named["forced_bos_token_id"])
+    found: dict[str, Any] = {"begin": begin, "barred": tuple(barred_ids(folder))}
     return found | ({"end_tokens": frozenset(named["eos_token_id"])} if named["eos_token_id"] else {})
 
 

@@ -43,6 +43,13 @@ def named_ids(folder: Path) -> dict[str, list[int]]:
     return {key: _ids(key, said.get(key), folder) for key in KEYS}
 
 
+def barred_ids(folder: Path) -> list[int]:
+    """Tokens that a folder says are never written, such as Marian's padding; longer bad words are not read."""
+    said = read_json(folder / "config.json") | read_json(folder / FILE)
+    words = [word[0] for word in said.get("bad_words_ids") or [] if isinstance(word, list) and len(word) == 1]
+    return _ids("bad_words_ids", words, folder) + _ids("suppress_tokens", said.get("suppress_tokens"), folder)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a file, empty if there is no such file."""
     try:

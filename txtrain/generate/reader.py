@@ -66,10 +66,41 @@ class EncoderDecoderReader:
         self.cache.select(rows)
 
 
-def new_reader(model: Decoder | EncoderDecoder, *, room: int, start: Sequence[int]) -> Reader:
-    if isinstance(model, EncoderDecoder):
-        return EncoderDecoderReader(model, room=room, start=start)
-    return DecoderReader(model, room=room)
+class Barring:
+    """Reads as another reader does, and gives some tokens the lowest score there is.
+
+    Args:
+        reader: the other one.
+        barred: ids that are never to be written.
+    """
+
+    def __init__(self, reader: Reader, *, barred: Sequence[int]) -> None:
+        self.reader, self.barred = reader, list(barred)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        return self._without(self.reader.start(prompts))
+
+    def read(self, tokens: Tensor) -> Tensor:
+        return self._without(self.reader.read(tokens))
+
+    def select(self, rows: Tensor) -> None:
+        self.reader.select(rows)
+
+    def _without(self, logits: Tensor) -> Tensor:
+        logits = logits.clone()
+        logits[:, self.barred] = torch.finfo(logits.dtype).min
+        return logits
+
+
+def new_reader(
+    model: Decoder | EncoderDecoder, *, room: int, start: Sequence[int], barred: Sequence[int] = ()
+) -> Reader:
+    reader: Reader = (
+        DecoderReader(model, room=room)
+        if isinstance(model, Decoder)
+        else EncoderDecoderReader(model, room=room, start=start)
+    )
+    return Barring(reader, barred=barred) if barred else reader
 
 
 def padded(prompts: Sequence[Sequence[int]], *, device: torch.device, left: bool) -> tuple[Tensor, Tensor | None]:

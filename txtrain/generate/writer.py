@@ -8,7 +8,7 @@ import torch
 from txtrain.errors import UserError
 from txtrain.generate.beams import Beams, search
 from txtrain.generate.continuation import Continuation
-from txtrain.generate.decode import decode
+from txtrain.generate.decode import Reader, decode
 from txtrain.generate.reader import new_reader
 from txtrain.generate.sampling import Sampling
 from txtrain.model import Decoder, EncoderDecoder
@@ -90,7 +90,7 @@ class Writer:
             yield self._search(texts)
             return
         generators = [self._generator(first + number) for number in range(len(texts))]
-        reader = new_reader(self.model, room=max(text.limit for text in texts), start=self.trained.begin)
+        reader = self._reader(texts)
         yield from decode(reader, texts, sampling=self.sampling, generators=generators)
 
     def _search(self, texts: Sequence[Continuation]) -> list[tuple[Continuation, str]]:
@@ -104,9 +104,13 @@ class Writer:
             )
             for text in texts
         ]
-        reader = new_reader(self.model, room=max(text.limit for text in texts), start=self.trained.begin)
+        reader = self._reader(texts)
         found = search(reader, texts, beams, self.sampling)
         return [(text, "".join(map(text.add, tokens))) for text, tokens in zip(texts, found, strict=True)]
+
+    def _reader(self, texts: Sequence[Continuation]) -> Reader:
+        room = max(text.limit for text in texts)
+        return new_reader(self.model, room=room, start=self.trained.begin, barred=self.trained.barred)
 
     def _ends(self, text: Continuation, tokens: tuple[int, ...]) -> bool:
         if tokens[-1] in text.end_tokens:
