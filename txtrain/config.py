@@ -5,6 +5,7 @@ The constructor's signature is the schema and the YAML file gives the values, so
 
 import copy
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -75,7 +76,10 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if missing := re.search(r"Interpolation key '(\w+)\.(\w+)' not found", reason):
+            reason = f"it is {missing[1]}.{missing[2]}, which the chosen {missing[1]} has not: choose another"
+        raise UserError(f"{error.full_key} cannot be resolved: {reason}") from error
 
 
 def check(config: Mapping[str, Any]) -> None:

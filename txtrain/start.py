@@ -16,7 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from txtrain.config import check, locate, saved_config, to_plain
+from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
+from txtrain.data.pixels import FILE as PIXELS
+from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Pretrained
 from txtrain.errors import UserError
 from txtrain.interop import is_folder, read_folder
@@ -67,12 +70,26 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if reads_text:
         pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
         result.tokenizer = OmegaConf.create(pretrained)
+    if (pixels := _pixels_of(path)) is not None:
+        see_as(result.data, pixels, keys)
     if own_tokenizer:
         result.model.vocab_size = None
     for key in keys:
         if key.partition(".")[0] in (*MODEL_GROUPS, "tokenizer"):
             OmegaConf.update(result, key, OmegaConf.select(composed, key), merge=False, force_add=True)
     return result
+
+
+def _pixels_of(path: Path) -> Pixels | None:
+    """How a trained model of images, in a run or a folder, sees them."""
+    if (path / "config.yaml").is_file():
+        return Pixels.read(path) if (path / PIXELS).is_file() else None
+    imported = read_folder(path)
+    if imported.family.reads != "images":
+        return None
+    embedding = imported.axes["embedding"]
+    height, width = embedding["image_size"]
+    return Pixels.of_folder(imported.path, size=(height, width), channels=embedding["channels"])
 
 
 def _axes_of_run(run: Path) -> DictConfig:

@@ -203,7 +203,11 @@ def _task_of(imported: Imported) -> "type[Task] | None":
         from txtrain.task.translation import Translation
 
         return Translation
-    if imported.family.reads != "tokens" or imported.family.model_class is not EncoderWithHead:
+    if imported.family.reads == "images":
+        from txtrain.task.image_classification import ImageClassification
+
+        return ImageClassification if imported.labels else None
+    if imported.family.model_class is not EncoderWithHead:
         return None
     from txtrain.task.masked_lm import MaskedLM
     from txtrain.task.sequence_classification import SequenceClassification

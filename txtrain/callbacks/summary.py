@@ -26,6 +26,7 @@ from txtrain.strategy import is_lost
 
 log = logging.getLogger(__name__)
 
+LOWEST = 12  # classes whose recall is told
 AXES = ("encoding", "norm", "attention", "ffn", "optimizer", "schedule")
 
 
@@ -126,6 +127,7 @@ class Summary(Callback):
             "wall_seconds": round(self._wall_seconds(), 3),
             "sample_before": self.samples.text_before,
             "sample": self.samples.text,
+            **task.report(),
         }
 
     def _tell(self, outcome: Mapping[str, Any], longer: str | None) -> None:
@@ -137,6 +139,9 @@ class Summary(Callback):
         if "peak_memory_bytes" in numbers:
             told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
         told["time"] = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
+        if "recall" in outcome:
+            lowest = sorted(outcome["recall"].items(), key=lambda item: item[1])[:LOWEST]
+            told["recall, lowest first"] = ", ".join(f"{label} {share:.1%}" for label, share in lowest)
         told[outcome["state"]] = outcome["stopped"]
         for name in ("sample_before", "sample"):
             if outcome[name]:

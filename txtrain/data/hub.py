@@ -45,6 +45,12 @@ class HubRows:
             self._rows = self._load(fields)
         return islice(iter(self._rows), self.most)
 
+    def table(self, **fields: str) -> Any:
+        """The columns as `datasets` holds them, where each row can be read by its number."""
+        if self._rows is None:
+            self._rows = self._load(fields)
+        return self._rows
+
     def _load(self, fields: dict[str, str]) -> Any:
         """Rows that can be read again and again; those of a stream are kept in memory."""
         if not os.path.exists(self.name) and not os.environ.get("HF_HUB_OFFLINE"):

@@ -28,9 +28,12 @@ def permute(index: NDArray[np.integer], *, size: int, seed: int, epoch: int) -> 
     return result.astype(np.int64)
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Of all that is random in a sample (masking, augmentation), on any rank, in any worker, and after a resume."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index])))
+def sample_generator(seed: int, epoch: int, index: int, *use: int) -> np.random.Generator:
+    """Of all that is random in a sample (masking, augmentation), on any rank, in any worker, and after a resume.
+
+    A number from 1 on as `use` gives another generator, for something else in the same sample.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index, *use])))
 
 
 class StepSamples(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 FILE = "preprocessor_config.json"
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names of formats with so many channels
-BILINEAR = 2  # Pillow's number
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
+BILINEAR = RESAMPLING["bilinear"]
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,22 @@ class Pixels:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): restore it") from error
 
+    @classmethod
+    def read(cls, folder: Path) -> "Pixels":
+        """What `save` wrote.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        path = folder / FILE
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            size = said["crop_size"] if said.get("do_center_crop") else said["size"]
+            found = _read(said)
+            return cls(size=(size["height"], size["width"]), channels=len(found["mean"]), **found)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}): restore it or name another run") from error
+
     def save(self, folder: Path) -> None:
         """Writes a `preprocessor_config.json` that `transformers` reads as we do."""
         height, width = self.size
@@ -93,19 +111,70 @@ class Pixels:
             said |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
         (folder / FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
+    def settings(self) -> dict[str, Any]:
+        """The same as values of the `data` group."""
+        unit = 255 * self.scale
+        return {
+            "image_size": list(self.size),
+            "channels": self.channels,
+            "mean": [mean / unit for mean in self.mean],
+            "std": [std / unit for std in self.std],
+            "resize": list(self.resize) if isinstance(self.resize, tuple) else self.resize,
+            "resample": next(name for name, number in RESAMPLING.items() if number == self.resample),
+        }
+
     def __call__(self, image: "Image") -> Tensor:
         """An image of Pillow's → (C, height, width), float32."""
-        image = image.convert(MODES[self.channels])
+        return self.values(self.fit(self.convert(image)))
+
+    def convert(self, image: "Image") -> "Image":
+        """An image of any kind as one of so many channels, with 8 bits for each."""
+        if image.mode.startswith("I;16"):
+            image = image.point(lambda value: value / 256, "L") if image.mode == "I;16" else image.convert("I")
+        return image.convert(MODES[self.channels])
+
+    def fit(self, image: "Image") -> "Image":
+        """An image of any size as one of `size`."""
         height, width = _target(self.size if self.resize is None else self.resize, image.height, image.width)
         if (image.height, image.width) != (height, width):
             image = image.resize((width, height), resample=self.resample)
         left, top = (width - self.size[1]) // 2, (height - self.size[0]) // 2
         if self.resize is not None:
             image = image.crop((left, top, left + self.size[1], top + self.size[0]))
+        return image
+
+    def values(self, image: "Image") -> Tensor:
+        """An image of the right size and kind → (C, height, width), float32."""
         values = np.asarray(image, dtype=np.float32).reshape(*self.size, self.channels)
         mean, std = (np.asarray(numbers, dtype=np.float32) for numbers in (self.mean, self.std))
         values = (values * np.float32(self.scale) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def read_image(path: str | Path) -> "Image":
+    """An image, whole, turned as its camera says.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def why_unreadable(path: str) -> str | None:
+    """Why an image cannot be read, in a few words; None if it can."""
+    from PIL.Image import DecompressionBombError, DecompressionBombWarning
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DecompressionBombWarning)  # large is not bad
+            read_image(path)
+    except (OSError, SyntaxError, ValueError, EOFError, DecompressionBombError) as error:
+        return " ".join(str(error).replace(path, "it").split()) or type(error).__name__
+    return None
 
 
 def _read(said: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from torch import nn
 
 from txtrain.config import check, saved_config, to_plain
 from txtrain.data.base import Data
+from txtrain.data.images import see_as
+from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Byte, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.model.transformer import TransformerStack
@@ -92,6 +94,8 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         raise UserError(
             f"{name} is a {type(trained.model).__name__}, which {task.__name__} does not evaluate: name another model"
         )
+    if isinstance(trained.inputs, Pixels):
+        see_as(config.data, trained.inputs, typed)
     shorten_batches(config.data, trained.max_len if run is None else saved_config(run).data.get("seq_len", 0), typed)
     plain = to_plain(config)
     check(plain)

@@ -13,6 +13,7 @@ import yaml
 
 from txtrain.config import NODE_KEYS, config_directory
 from txtrain.model.ffn import inner_width
+from txtrain.model.patches import pair, patch_of
 from txtrain.schema import arguments, as_typed
 
 Flat = dict[str, Any]
@@ -58,7 +59,7 @@ def typed(flat: Mapping[str, Any]) -> str:
 
 
 def _worked_out(flat: Flat, *, gated: bool) -> Flat:
-    pairs = [key for key in ("embedding.image_size", "embedding.patch_size") if isinstance(flat.get(key), int)]
+    image = flat.get("embedding.image_size")
     dim, heads, layers = flat["model.dim"], flat["model.num_heads"], flat["model.num_layers"]
     head_dim = flat["model.head_dim"] or dim // heads
     found = {
@@ -67,8 +68,10 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
         "model.head_dim": head_dim,
         "model.ffn_dim": flat["model.ffn_dim"] or inner_width(dim, gated=gated),
         "attention.scale": flat["attention.scale"] or head_dim**-0.5,
-        **{key: [flat[key], flat[key]] for key in pairs},
     }
+    if image is not None:
+        found["embedding.image_size"] = list(pair("image_size", image))
+        found["embedding.patch_size"] = list(patch_of(image, flat["embedding.patch_size"]))
     window = flat["attention.window"]
     if isinstance(window, list):
         pattern = [window[layer % len(window)] for layer in range(layers)]

@@ -165,22 +165,23 @@ class Loss:
             raise ValueError(f"loss.z_loss is {z_loss}: give 0 or more, such as loss.z_loss=1e-4")
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, targets: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """logits (B, T, V), targets (B, T) → what to train on, in float32, and the plain cross-entropy, in float64.
 
-        Both are sums.
+        Both are sums, in which each target counts by its share (B, T); without shares, fully.
         """
         logits, targets = logits.flatten(0, 1).float(), targets.flatten()
         entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-        objective = entropy.sum()
+        losses = entropy
         if self.label_smoothing:
-            objective = F.cross_entropy(
-                logits, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=self.label_smoothing
+            losses = F.cross_entropy(
+                logits, targets, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
             )
         if self.z_loss:
-            valid = targets != IGNORED
-            objective = objective + self.z_loss * (logits.logsumexp(-1).square() * valid).sum()
-        return objective, entropy.detach().sum(dtype=widest_float(logits.device))
+            losses = losses + self.z_loss * logits.logsumexp(-1).square() * (targets != IGNORED)
+        if shares is not None:
+            losses, entropy = losses * shares.flatten(), entropy * shares.flatten()
+        return losses.sum(), entropy.detach().sum(dtype=widest_float(logits.device))
 
 
 def widest_float(device: torch.device) -> torch.dtype:

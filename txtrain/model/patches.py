@@ -21,7 +21,8 @@ class Patches(Input):
         vocab_size: must be None: a vocabulary is of tokens.
         dropout: probability of zeroing an element.
         image_size: height and width of an image in training, or one number for both.
-        patch_size: height and width of a patch, or one number for both.
+        patch_size: height and width of a patch, or one number for both. Default: what divides the image into 14 × 14
+            patches or fewer, as ViT's 16 does 224.
         channels: of an image, C.
         class_token: whether a learned vector goes before the patches, whose output stands for the image.
         distillation_token: whether a second one follows it (DeiT, https://arxiv.org/abs/2012.12877).
@@ -34,7 +35,7 @@ class Patches(Input):
         vocab_size: int | None = None,
         dropout: float = 0.0,
         image_size: int | list[int],
-        patch_size: int | list[int] = 16,
+        patch_size: int | list[int] | None = None,
         channels: int = 3,
         class_token: bool = True,
         distillation_token: bool = False,
@@ -46,7 +47,7 @@ class Patches(Input):
             raise ValueError(f"embedding.channels is {channels}: give at least 1, such as embedding.channels=3")
         if distillation_token and not class_token:
             raise ValueError("embedding.distillation_token=true follows a class token: set embedding.class_token=true")
-        image, self.patch_size = pair("image_size", image_size), pair("patch_size", patch_size)
+        image, self.patch_size = pair("image_size", image_size), patch_of(image_size, patch_size)
         self.kernel = (channels, *self.patch_size)
         size = self._grid_size(*image)
         if min(size) < 1:
@@ -94,6 +95,23 @@ class Patches(Input):
         images = images[..., : rows * height, : columns * width]
         cut = images.unflatten(3, (columns, width)).unflatten(2, (rows, height))
         return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+MOST_PATCHES = 14  # along a side, by default
+
+
+def patch_of(image_size: int | list[int], patch_size: int | list[int] | None) -> tuple[int, int]:
+    """Height and width of a patch."""
+    if patch_size is not None:
+        return pair("patch_size", patch_size)
+    height, width = (_share(side) for side in pair("image_size", image_size))
+    return height, width
+
+
+def _share(side: int) -> int:
+    """The least part of a side of which there are so few, one that divides it if there is one up to twice as large."""
+    least = -(-side // MOST_PATCHES)
+    return next((part for part in range(least, 2 * least + 1) if side % part == 0), least)
 
 
 def pair(name: str, size: int | list[int]) -> tuple[int, int]:

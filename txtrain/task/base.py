@@ -238,6 +238,10 @@ class Task(LightningModule):
         """What validation reports, from what `sums` has counted: among others the mean `loss`, in nats."""
         return {"loss": (sums["entropy"] / sums["targets"]).item()}
 
+    def report(self) -> dict[str, Any]:
+        """What summary.json says besides of the last validation, plain."""
+        return {}
+
     # What goes on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,19 +1,23 @@
 """Classification of whole samples: one label for each."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from txtrain.task.base import Batch, Task
 from txtrain.task.scores import accuracy, count_confusions, macro_f1, matthews
 
+REPORTED = 100  # classes of which each is told
+
 
 class Classification(Task):
     """One of L labels for each sample; a subclass says how a batch is scored. A batch has targets (B,)."""
 
     targets: ClassVar[str] = "samples"
+    confusions: Tensor | None = None
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
@@ -25,13 +29,26 @@ class Classification(Task):
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         logits, targets = self.logits(batch), batch["targets"]
         _, entropy = self._losses(logits, targets)
+        return {"entropy": entropy, **self.count(logits, targets)}
+
+    def count(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """What is counted of guesses: how many targets there are, and which label was taken for which."""
         confusions = count_confusions(logits.argmax(-1), targets, logits.size(-1))
-        return {"entropy": entropy, "targets": confusions.sum(), "confusions": confusions}
+        return {"targets": confusions.sum(), "confusions": confusions}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        counts = sums["confusions"]
+        counts = self.confusions = sums["confusions"]
         scores = {"accuracy": accuracy(counts), "f1": macro_f1(counts), "matthews": matthews(counts)}
         return super().metrics(sums) | scores
+
+    def report(self) -> dict[str, Any]:
+        """How often each label was found, and what was taken for it, in the last validation."""
+        labels, counts = self.trainer.datamodule.labels, self.confusions
+        if counts is None or len(labels) > REPORTED:
+            return {}
+        found = (counts.diagonal().double() / counts.sum(1)).tolist()
+        recall = {label: share for label, share in zip(labels, found, strict=True) if not math.isnan(share)}
+        return {"recall": recall, "labels": list(labels), "confusions": counts.tolist()}
 
     def flops_per_token(self, length: int) -> float:
         """For one sample: each target has a sequence of its own."""

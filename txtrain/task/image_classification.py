@@ -1,0 +1,54 @@
+"""Classification of images by an encoder of patches (ViT, DeiT)."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from txtrain.model import EncoderWithHead
+from txtrain.predict.pictures import ImageLabeller
+from txtrain.predict.predictor import Predictor
+from txtrain.task.base import Batch
+from txtrain.task.classification import Classification
+
+FIRST = 5  # of this many guesses one is right
+
+
+class ImageClassification(Classification):
+    """One of L labels for each image, by an encoder and a head that pools (https://arxiv.org/abs/2010.11929).
+
+    A batch has images (B, C, height, width) and targets (B,); where images are mixtures of two, also the others' labels
+    (B,) and the shares (B,) of the first ones.
+    """
+
+    model_class: ClassVar[type[nn.Module]] = EncoderWithHead
+    content: ClassVar[str] = "labelled images"
+    predictor: ClassVar[type[Predictor] | None] = ImageLabeller
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.model(batch["images"])
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of a mixture, the loss on each of its labels by its share."""
+        if "others" not in batch:
+            return super().losses(batch)
+        logits, shares = self.logits(batch)[:, None], batch["shares"][:, None]
+        first = self.loss(logits, batch["targets"][:, None], shares)
+        second = self.loss(logits, batch["others"][:, None], 1 - shares)
+        return first[0] + second[0], first[1] + second[1]
+
+    def length(self, batch: Batch) -> int:
+        positions: Tensor = self.model.embedding.positions(batch["images"])  # type: ignore[operator, union-attr]
+        return positions.size(1)
+
+    def count(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        found = super().count(logits, targets)
+        if logits.size(-1) > FIRST:
+            found["first"] = (logits.topk(FIRST).indices == targets[:, None]).sum()
+        return found
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        found = super().metrics(sums)
+        if "first" in sums:
+            found[f"top_{FIRST}"] = (sums["first"].double() / sums["targets"]).item()
+        return found
