@@ -9,6 +9,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from txtrain.model.attention import Attention
 from txtrain.model.encoding.alibi import Alibi
+from txtrain.model.encoding.fire import Fire
 from txtrain.model.encoding.learned import Learned
 from txtrain.model.encoding.none import NoEncoding
 from txtrain.model.encoding.rope import Rope
@@ -177,7 +178,7 @@ def test_a_shorter_clip_has_the_first_places_of_the_grid():
         ({"embedding": partial(Patches, image_size=32)}, "embedding=convolutions or embedding=spectrogram_patches"),
         ({"embedding": PATCHES, "head": Head, "vocab_size": 5}, "embedding=convolutions"),
         ({"embedding": partial(PATCHES, patch_size=40)}, r"embedding\.patch_size=32"),
-        ({"embedding": PATCHES, "encoding": Rope}, "no positions on a grid"),
+        ({"embedding": PATCHES, "encoding": Fire}, "no positions on a grid"),
         ({"head": partial(PoolingHead, pool="mean")}, "head=default"),
     ],
 )
