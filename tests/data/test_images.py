@@ -261,7 +261,7 @@ def test_what_a_run_keeps_is_what_makes_its_input(tmp_path):
         ({"channels": 4, "augment": Augment(operations=1)}, "for images of 1 or 3 channels, got data.channels=4"),
         ({"validation_fraction": 0.0}, "data.validation_fraction=0.0"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
 def test_what_cannot_be_is_told(settings, message):
     with pytest.raises(UserError, match=message):
