@@ -281,12 +281,14 @@ def test_files_and_templates_that_do_not_serve(folder: Path, tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "broken.jinja").write_text("{% for x in messages %}")
+    (tmp_path / "bytes.jinja").write_bytes(b"\xff")
     write(tmp_path / "one.jsonl", ROWS[:1])
     for options, message in [
         ({"path": str(tmp_path / "a.txt")}, r"data\.path: .*a\.txt is no \.jsonl: give one JSON object per line"),
         ({"path": str(tmp_path / "empty.jsonl")}, "holds no conversation: give some"),
         ({"path": str(tmp_path / "one.jsonl")}, r"too few conversations .* data\.validation_path=FILE"),
         ({"template": str(tmp_path / "none.jinja")}, r"data\.template=.*none\.jinja cannot be read"),
+        ({"template": str(tmp_path / "bytes.jinja")}, r"data\.template=.*bytes\.jinja cannot be read"),
         ({"template": str(tmp_path / "broken.jinja")}, r"is no Jinja \(.*broken\.jinja, line 1: .*data\.template=FILE"),
         (
             {"template": str(tmp_path / "a.txt")},

@@ -133,3 +133,11 @@ def test_pretrained_errors(tmp_path):
     tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0})).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=r"tokenizer\.end_of_text=TOKEN"):
         Pretrained(path=str(tmp_path)).fit()
+
+
+def test_a_disk_that_is_full_is_an_os_error() -> None:
+    """Which callers tell as such; the library's own is a bare Exception."""
+    tokenizer = Byte()
+    tokenizer.fit()
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save("/dev/full")

@@ -197,6 +197,7 @@ def test_mistakes_are_told(base, capsys):
         ("base", "out", "--family", "mamba"): "--family mamba is not known",
         ("base", "out", "--family", "gpt2"): "gpt2 has no counterpart of",
         ("base", "out", "--shard-gb", "0"): "give a positive number",
+        ("base", "out", "--shard-gb", "nan"): "give a positive number",
     }.items():
         assert main(["export", *words]) == 1
         error = capsys.readouterr().err

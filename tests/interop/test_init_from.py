@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.interop.random_folders import read, write_folder, write_tokenizer
 from txtrain.cli import main
 from txtrain.errors import UserError
+from txtrain.interop import read_folder
 from txtrain.trained import load_trained
 
 TEXT = Path(__file__).parent.parent / "golden" / "text.txt"
@@ -132,6 +133,14 @@ def test_a_folder_that_is_none_is_refused(capsys):
         ({"num_hidden_layers": 1}, "has weights for which its config.json has no place, such as model.layers.1"),
         ({"num_hidden_layers": 3}, "lacks the weight model.layers.2"),
         ({"vocab_size": 300}, "is [264, 32], and the config makes"),
+        ({"vocab_size": "x"}, "config.json has a value of another kind than a llama has"),
+        ({"max_position_embeddings": "many"}, "config.json has a value of another kind than a llama has"),
+        ({"rope_parameters": "x"}, "config.json has a value of another kind than a llama has"),
+        ({"hidden_size": "abc"}, "cannot be expressed: model.dim must be an int, got 'abc'"),
+        ({"hidden_size": 0}, "cannot be expressed: model.dim is 0: give at least 1"),
+        ({"num_attention_heads": 3}, "cannot be expressed: model.num_heads=3 is no multiple of"),
+        ({"rms_norm_eps": "tiny"}, "cannot be expressed: norm.eps must be a number"),
+        ({"model_type": ["llama"]}, "is a ['llama'] model: txtrain reads "),
     ],
     ids=str,
 )
@@ -139,6 +148,22 @@ def test_what_cannot_be_read_is_told(change, message):
     change_config(change)
     with pytest.raises(UserError, match=re.escape(message)):
         read("base")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("[1]", "is list, not an object"), ('{"eos_token_id": "x"}', "says eos_token_id=x, which is no")],
+)
+def test_settings_of_generation_that_are_none_are_told(content, message):
+    Path("base/generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_trained("base")
+
+
+def test_a_type_that_weights_cannot_have_is_told():
+    change_config({"dtype": "int7"})
+    with pytest.raises(UserError, match="has dtype=int7, which is no type of numbers"):
+        _ = read_folder("base").dtype
 
 
 def test_a_tokenizer_of_more_tokens_than_the_embedding_has_is_refused(capsys):

@@ -214,6 +214,7 @@ def test_what_is_no_adapter_of_the_base_is_told_in_one_line(folders, tmp_path):
     llama = read_folder(folders["llama"])
     assert "adapter for another base, which has transformer.h.0" in refusal(lambda: ours_of(read_adapted(tmp_path)))
     assert "which is no folder here" in refusal(lambda: read_adapted(tmp_path), base_model_name_or_path="gpt2")
+    assert "has an alpha of 'x', which is no number" in refusal(lambda: read_adapted(tmp_path), lora_alpha="x")
     assert "has bias=all" in refusal(lambda: read_adapted(tmp_path), bias="all")
     assert "has peft_type=IA3" in refusal(lambda: read_adapted(tmp_path), peft_type="IA3")
     wide = copy.deepcopy(CONFIGS["gpt2"])

@@ -1,6 +1,7 @@
 """What the model writes, as it learns."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,11 @@ class Samples(Callback):
             raise ValueError(f"samples.length is {length}: give a number of tokens, or samples.length=0 for none")
         if temperature < 0:
             raise ValueError(f"samples.temperature is {temperature}: give 0 or more, such as samples.temperature=0.8")
+        if 0 < temperature < 1e-4 or temperature == math.inf:
+            raise ValueError(
+                f"samples.temperature is {temperature}: give 0 for the likeliest token, or 0.0001 or more, such as "
+                "samples.temperature=0.8"
+            )
         if top_k is not None and top_k < 1:
             raise ValueError(f"samples.top_k is {top_k}: give 1 or more, or samples.top_k=null for all tokens")
         self.clock, self.prompt, self.length, self.temperature, self.top_k = clock, prompt, length, temperature, top_k

@@ -146,7 +146,8 @@ class Tokenizer(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json`."""
-        self.core.save(str(path))
+        # Not by the library's own `save`, which raises bare Exceptions.
+        Path(path).write_text(self.core.to_str(pretty=True), encoding="utf-8")
 
     def load(self, path: str | Path) -> None:
         """Take over what `save` wrote."""

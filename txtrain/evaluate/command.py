@@ -117,6 +117,8 @@ def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result
     task = new_task(config, parts | {"task": new} | ({"loss": meter} if meter else {}), lambda: model, None)
     trainer.callbacks = [meter] if meter else []
     limit = config.trainer.limit_val_batches
+    if not limit:
+        raise UserError("trainer.limit_val_batches=0 evaluates nothing: type trainer.limit_val_batches=1.0")
     steps = data.accumulation(trainer.num_devices * trainer.num_nodes)
     trainer.limit_val_batches = limit * steps if isinstance(limit, int) else limit
     trainer.validate(task, datamodule=data, verbose=False)

@@ -180,10 +180,10 @@ def check_length(subject: Subject) -> str | None:
     if length is None:
         return None
     for stack in (module for module in subject.model.modules() if isinstance(module, TransformerStack)):
-        x = torch.zeros(1, length, stack.encoding.stack.dim)
+        x = torch.zeros(1, 1, stack.encoding.stack.dim)
         try:
             with torch.no_grad():
-                stack.encoding.embed(x, torch.arange(length)[None])
+                stack.encoding.embed(x, torch.tensor([[length - 1]]))
         except ValueError as error:
             return f"{subject.name} cannot read data.seq_len={length}: {error}"
     return None

@@ -1,5 +1,6 @@
 """The command line of `txtrain generate`."""
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -76,6 +77,10 @@ def check(options: Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}: give 1 or more")
+    if not abs(options.seed) < 2**62:
+        raise UserError(f"--seed is {options.seed}: give a number of up to 18 digits")
+    if not math.isfinite(options.length_penalty):
+        raise UserError(f"--length-penalty is {options.length_penalty}: give a number such as 1")
     drawing = [name for name in ("temperature", "top_k", "top_p", "min_p") if getattr(options, name)]
     if options.beams > 1 and drawing:
         raise UserError(f"--beams draws nothing: leave out --{drawing[0].replace('_', '-')} or --beams")

@@ -1,5 +1,6 @@
 """How the next token is taken from the logits: the likeliest, or one drawn among the likelier ones."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise ValueError(f"temperature is {self.temperature}: give 0 or more, such as --temperature 0.8")
+        if 0 < self.temperature < 1e-4 or self.temperature == math.inf:
+            raise ValueError(f"temperature is {self.temperature}: give 0 for the likeliest token, or 0.0001 or more")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top-k is {self.top_k}: give 1 or more, such as --top-k 50")
         for name, share, example in (("top-p", self.top_p, 0.9), ("min-p", self.min_p, 0.05)):

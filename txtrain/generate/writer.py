@@ -43,6 +43,8 @@ class Writer:
     ) -> None:
         if not isinstance(trained.model, Decoder | EncoderDecoder):
             raise UserError(f"{trained.folder} is an encoder, which writes no text: name a model with a decoder")
+        if beams > trained.tokenizer.vocab_size:
+            raise UserError(f"--beams {beams} is more than the {trained.tokenizer.vocab_size} tokens that there are")
         encoding = trained.axes["encoding"]
         table = (encoding["max_len"] or trained.max_len) if "max_len" in encoding else None
         if context is not None and table is not None and context > table:
