@@ -139,7 +139,7 @@ def test_a_dashed_line_has_the_colour_of_the_one_curve_that_ends_there(tmp_path,
     lines = []
     monkeypatch.setattr(Axes, "axvline", lambda self, x, color, **rest: lines.append((x, color)))
     buckets = [Bucket(first=1, last=8, entropy=1.0, targets=1), Bucket(first=9, last=99, entropy=2.0, targets=1)]
-    common = {"model": "m", "encoding": "e", "text": "t", "seq_len": 99, "metrics": {}, "correct": 0}
+    common = {"model": "m", "encoding": "e", "text": "t", "seq_len": 99, "metrics": {}, "unit": "u", "targets": 2}
     results = [Result(**common, trained_len=length, buckets=buckets) for length in (16, 32, 16, 128)]
     plot(tmp_path / "loss.png", results)
     assert lines == [(16, "gray"), (32, "C1")]
