@@ -139,8 +139,8 @@ class Summary(Callback):
         if "peak_memory_bytes" in numbers:
             told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
         told["time"] = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
-        if "recall" in outcome:
-            lowest = sorted(outcome["recall"].items(), key=lambda item: item[1])[:LOWEST]
+        if "recall_by_label" in outcome:
+            lowest = sorted(outcome["recall_by_label"].items(), key=lambda item: item[1])[:LOWEST]
             told["recall, lowest first"] = ", ".join(f"{label} {share:.1%}" for label, share in lowest)
         told[outcome["state"]] = outcome["stopped"]
         for name in ("sample_before", "sample"):

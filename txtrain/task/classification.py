@@ -48,7 +48,7 @@ class Classification(Task):
             return {}
         found = (counts.diagonal().double() / counts.sum(1)).tolist()
         recall = {label: share for label, share in zip(labels, found, strict=True) if not math.isnan(share)}
-        return {"recall": recall, "labels": list(labels), "confusions": counts.tolist()}
+        return {"recall_by_label": recall, "labels": list(labels), "confusions": counts.tolist()}
 
     def flops_per_token(self, length: int) -> float:
         """For one sample: each target has a sequence of its own."""
