@@ -283,3 +283,10 @@ def test_two_processes_train_and_evaluate_as_one(strategy, tmp_path):
     assert two["confusions"] == one["confusions"]
     for first, second in zip(rows("one"), rows("two"), strict=True):
         assert second == pytest.approx(first, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_a_quarter_of_the_recipe_reads_97_of_100_digits():
+    words = ["experiment=vit_digits", "trainer.max_steps=550", "logger=none", "trainer.accelerator=cpu", "run_dir=run"]
+    assert main(["train", *words]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["accuracy"] >= 0.97

@@ -73,9 +73,9 @@ class Augment:
         from PIL.Image import Transpose
 
         image = pixels.convert(image)
+        image = self._cropped(image, pixels, draws) if self.crop else pixels.fit(image)
         if self.rotate or self.shift or self.zoom:
             image = self._moved(image, draws)
-        image = self._cropped(image, pixels, draws) if self.crop else pixels.fit(image)
         if draws.random() < self.flip:
             image = image.transpose(Transpose.FLIP_LEFT_RIGHT)
         image = random_operations(image, draws, number=self.operations, magnitude=self.magnitude)
