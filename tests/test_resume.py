@@ -192,7 +192,7 @@ def test_runs_that_start_within_a_second_have_folders_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda form: "now")
-    monkeypatch.setattr("os.getpid", lambda: 7)
     for _ in range(3):
         RunDirectory.default("gpt").path.mkdir(parents=True)
-    assert sorted(path.name for path in Path("runs/gpt").iterdir()) == ["now-7", "now-7-2", "now-7-3"]
+    first = f"now-{os.getpid()}"
+    assert sorted(path.name for path in Path("runs/gpt").iterdir()) == [first, f"{first}-2", f"{first}-3"]
