@@ -86,15 +86,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     if config.lora.rank and not config.init_from and not config.lora.get("merge_every"):
         log.warning(FROM_SCRATCH, config.lora.rank)
 
-    if rank == 0 and not config.resume:
-        config.run_dir = str(run.path)
-        run.create(OmegaConf.to_container(config, resolve=True), overrides, data)
-    run.share()
-    setup_logging(run.path, rank)
-    if config.resume:
-        run.check_data(data)
-        if rank == 0:
-            run.remember_end(config)
+    open_run(run, config, overrides, data, rank)
     task = new_task(config, parts, build_model, trained)
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
@@ -169,6 +161,19 @@ def check_epochs_left(config: DictConfig, checkpoint: Path, *, steps: int) -> No
             f"{config.resume} is finished at step {step}, the end of trainer.max_epochs={epochs}: type "
             f"trainer.max_epochs={2 * epochs} to go on"
         )
+
+
+def open_run(run: RunDirectory, config: DictConfig, overrides: list[str], data: Data, rank: int) -> None:
+    """Writes down what is asked for, of a run that goes on only what is new; from here on train.log has all lines."""
+    if rank == 0 and not config.resume:
+        config.run_dir = str(run.path)
+        run.create(OmegaConf.to_container(config, resolve=True), overrides, data)
+    run.share()
+    setup_logging(run.path, rank)
+    if config.resume:
+        run.check_data(data)
+        if rank == 0:
+            run.remember_end(config)
 
 
 def describe(config: DictConfig, model: nn.Module) -> None:

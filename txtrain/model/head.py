@@ -88,9 +88,7 @@ class TransformHead(Head):
         super().__init__(dim=dim, **rest)
         if norm_eps <= 0:
             raise ValueError(f"head.norm_eps is {norm_eps}: give a positive number, such as head.norm_eps=1e-5")
-        self.transform = nn.Linear(dim, dim)
-        nn.init.normal_(self.transform.weight, std=BASE_STD)
-        nn.init.zeros_(self.transform.bias)
+        self.transform = new_linear(dim, dim)
         self.activation = ACTIVATIONS[activation]
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
 
@@ -134,18 +132,29 @@ class LabelHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_labels is None:
-            raise ValueError("head=labels scores labels, and this task has none: set head=default")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"head.dropout is {dropout}: give a probability below 1, such as head.dropout=0.1")
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(dim, num_labels)
-        nn.init.normal_(self.linear.weight, std=BASE_STD)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = new_linear(dim, check_labels(num_labels, dropout))
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """x (B, T, D) → (B, T, L); padding (B, T) makes no difference."""
         return self.linear(self.dropout(x))
+
+
+def check_labels(num_labels: int | None, dropout: float) -> int:
+    """The number of labels, if there are some, and the dropout before their scores is one."""
+    if num_labels is None:
+        raise ValueError("this head scores labels, and the task has none: set head=default")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"head.dropout is {dropout}: give a probability below 1, such as head.dropout=0.1")
+    return num_labels
+
+
+def new_linear(size_in: int, size_out: int) -> nn.Linear:
+    """Normal weights, zero biases."""
+    linear = nn.Linear(size_in, size_out)
+    nn.init.normal_(linear.weight, std=BASE_STD)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 class Loss:

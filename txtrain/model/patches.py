@@ -1,5 +1,6 @@
 """From images to vectors of patches."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,36 @@ from txtrain.model.grid import Grid
 from txtrain.model.norm.base import BASE_STD
 
 
-class Patches(Input):
+class Pieces(Input):
+    """Pieces of an input, each mapped to a vector by one linear layer, behind learned vectors that stand for it all."""
+
+    def map_pieces(self, *, size: int, dim: int, dropout: float, class_token: bool, distillation_token: bool) -> None:
+        """Makes the layers, for pieces of `size` numbers; the arguments are those of a constructor."""
+        if distillation_token and not class_token:
+            raise ValueError("embedding.distillation_token=true follows a class token: set embedding.class_token=true")
+        self.projection = nn.Linear(size, dim)
+        self.class_token = nn.Parameter(torch.empty(dim)) if class_token else None
+        self.distillation_token = nn.Parameter(torch.empty(dim)) if distillation_token else None
+        self.dropout = nn.Dropout(dropout)
+
+    def initialise(self) -> None:
+        nn.init.normal_(self.projection.weight, std=self.projection.in_features**-0.5)
+        nn.init.zeros_(self.projection.bias)
+        for token in self.prefix():
+            nn.init.normal_(token, std=BASE_STD)
+
+    def prefix(self) -> list[Tensor]:
+        """The learned vectors (D,) that go before the pieces."""
+        return [token for token in (self.class_token, self.distillation_token) if token is not None]
+
+    def embed(self, pieces: Tensor, add_positions: Callable[[Tensor], Tensor]) -> Tensor:
+        """pieces (B, pieces, size) → (B, T, D)."""
+        x = self.projection(pieces)
+        prefix = [token.to(x.dtype).expand(len(x), 1, -1) for token in self.prefix()]
+        return self.dropout(add_positions(torch.cat((*prefix, x), dim=1)))
+
+
+class Patches(Pieces):
     """Images cut into patches, each mapped to a vector by one linear layer (ViT, https://arxiv.org/abs/2010.11929).
 
     An image whose size is no multiple of the patch loses the rest at its right and bottom. Images of another size than
@@ -45,8 +75,6 @@ class Patches(Input):
             raise ValueError("embedding=patches reads images, and this task has tokens: set embedding=default")
         if channels < 1:
             raise ValueError(f"embedding.channels is {channels}: give at least 1, such as embedding.channels=3")
-        if distillation_token and not class_token:
-            raise ValueError("embedding.distillation_token=true follows a class token: set embedding.class_token=true")
         image, self.patch_size = pair("image_size", image_size), patch_of(image_size, patch_size)
         self.kernel = (channels, *self.patch_size)
         size = self._grid_size(*image)
@@ -56,16 +84,8 @@ class Patches(Input):
                 f"set embedding.patch_size={min(image)} or less"
             )
         self.grid = Grid(size=size, prefix=class_token + distillation_token)
-        self.projection = nn.Linear(channels * self.patch_size[0] * self.patch_size[1], dim)
-        self.class_token = nn.Parameter(torch.empty(dim)) if class_token else None
-        self.distillation_token = nn.Parameter(torch.empty(dim)) if distillation_token else None
-        self.dropout = nn.Dropout(dropout)
-
-    def initialise(self) -> None:
-        nn.init.normal_(self.projection.weight, std=self.projection.in_features**-0.5)
-        nn.init.zeros_(self.projection.bias)
-        for token in self._prefix():
-            nn.init.normal_(token, std=BASE_STD)
+        tokens = {"class_token": class_token, "distillation_token": distillation_token}
+        self.map_pieces(size=math.prod(self.kernel), dim=dim, dropout=dropout, **tokens)
 
     def positions(self, inputs: Tensor) -> Tensor:
         """images (B, C, height, width) → (1, T, 2)."""
@@ -79,12 +99,7 @@ class Patches(Input):
                 f"the images have {inputs.size(1)} channels and the model reads embedding.channels={self.kernel[0]}: "
                 f"set embedding.channels={inputs.size(1)}, or convert the images"
             )
-        x = self.projection(self._cut(inputs))
-        prefix = [token.to(x.dtype).expand(len(x), 1, -1) for token in self._prefix()]
-        return self.dropout(add_positions(torch.cat((*prefix, x), dim=1)))
-
-    def _prefix(self) -> list[Tensor]:
-        return [token for token in (self.class_token, self.distillation_token) if token is not None]
+        return self.embed(self._cut(inputs), add_positions)
 
     def _grid_size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.patch_size[0], width // self.patch_size[1]

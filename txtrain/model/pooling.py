@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from txtrain.model.embed import Input
 from txtrain.model.ffn import ACTIVATIONS
-from txtrain.model.head import Scored
-from txtrain.model.norm.base import BASE_STD
+from txtrain.model.head import Scored, check_labels, new_linear
 
 
 class PoolingHead(nn.Module):
@@ -39,10 +38,6 @@ class PoolingHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_labels is None:
-            raise ValueError("a head that pools scores labels, and this task has none: set head=default")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"head.dropout is {dropout}: give a probability below 1, such as head.dropout=0.1")
         self.prefix = embedding.grid.prefix if embedding.grid is not None else 0
         if pool == "first" and embedding.grid is not None and not self.prefix:
             raise ValueError(
@@ -52,7 +47,7 @@ class PoolingHead(nn.Module):
         self.transform = new_linear(dim, dim) if transform else None
         self.activation = torch.tanh if transform in (None, "tanh") else ACTIVATIONS[transform]
         self.dropout = nn.Dropout(dropout)
-        self.linear = new_linear(dim, num_labels)
+        self.linear = new_linear(dim, check_labels(num_labels, dropout))
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """x (B, T, D), padding (B, T), True for real tokens → (B, L)."""
@@ -96,11 +91,3 @@ class DistilledHead(PoolingHead):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """x (B, T, D) → (B, L)."""
         return (super().forward(x, padding) + self.distillation(self.dropout(x[:, 1]))) / 2
-
-
-def new_linear(size_in: int, size_out: int) -> nn.Linear:
-    """Normal weights, zero biases."""
-    linear = nn.Linear(size_in, size_out)
-    nn.init.normal_(linear.weight, std=BASE_STD)
-    nn.init.zeros_(linear.bias)
-    return linear

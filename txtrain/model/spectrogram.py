@@ -1,5 +1,6 @@
 """From spectrograms to vectors, and the encoder that reads them: Whisper's convolutions, and AST's patches."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 
 from txtrain.model.embed import Input
 from txtrain.model.grid import Grid
-from txtrain.model.norm.base import BASE_STD
-from txtrain.model.patches import pair
+from txtrain.model.patches import Pieces, pair
 from txtrain.model.shape import Shape
 from txtrain.model.transformer import EncoderWithHead
 
@@ -97,7 +97,7 @@ class Convolutions(Frames):
         return self.dropout(add_positions(x))
 
 
-class SpectrogramPatches(Frames):
+class SpectrogramPatches(Frames, Pieces):
     """Overlapping patches of frequencies and time, each mapped to a vector (AST, https://arxiv.org/abs/2104.01778).
 
     The grid has a row for each band of frequencies. A patch that is not full at a clip's end is left out, but for the
@@ -132,8 +132,6 @@ class SpectrogramPatches(Frames):
                 "embedding=spectrogram_patches has many vectors at one time, and a text needs one: "
                 "set embedding=convolutions"
             )
-        if distillation_token and not class_token:
-            raise ValueError("embedding.distillation_token=true follows a class token: set embedding.class_token=true")
         self.patch_size, self.stride = pair("patch_size", patch_size), pair("stride", stride)
         if self.patch_size[0] > self.num_mels:
             raise ValueError(
@@ -142,16 +140,8 @@ class SpectrogramPatches(Frames):
             )
         self.bands = (self.num_mels - self.patch_size[0]) // self.stride[0] + 1
         self.grid = Grid(size=(self.bands, self.times(self.max_frames)), prefix=class_token + distillation_token)
-        self.projection = nn.Linear(self.patch_size[0] * self.patch_size[1], dim)
-        self.class_token = nn.Parameter(torch.empty(dim)) if class_token else None
-        self.distillation_token = nn.Parameter(torch.empty(dim)) if distillation_token else None
-        self.dropout = nn.Dropout(dropout)
-
-    def initialise(self) -> None:
-        nn.init.normal_(self.projection.weight, std=self.projection.in_features**-0.5)
-        nn.init.zeros_(self.projection.bias)
-        for token in self._prefix():
-            nn.init.normal_(token, std=BASE_STD)
+        tokens = {"class_token": class_token, "distillation_token": distillation_token}
+        self.map_pieces(size=math.prod(self.patch_size), dim=dim, dropout=dropout, **tokens)
 
     def times(self, frames: Any) -> Any:
         times = (frames - self.patch_size[1]) // self.stride[1] + 1
@@ -159,7 +149,7 @@ class SpectrogramPatches(Frames):
 
     def real(self, lengths: Tensor, frames: int) -> Tensor:
         times = torch.arange(self.times(frames), device=lengths.device) < self.times(lengths)[:, None]
-        prefix = times.new_ones(len(times), len(self._prefix()))
+        prefix = times.new_ones(len(times), len(self.prefix()))
         return torch.cat((prefix, times.repeat(1, self.bands)), dim=1)
 
     def positions(self, inputs: Tensor) -> Tensor:
@@ -171,12 +161,7 @@ class SpectrogramPatches(Frames):
     def forward(self, inputs: Tensor, add_positions: Callable[[Tensor], Tensor], types: Tensor | None = None) -> Tensor:
         """frames (B, F, M) and their `lengths` (B,) → (B, T, D); `add_positions` maps (B, T, D) → (B, T, D)."""
         frames = inputs if types is None else self.cleared(inputs, types)
-        x = self.projection(self._cut(frames))
-        prefix = [token.to(x.dtype).expand(len(x), 1, -1) for token in self._prefix()]
-        return self.dropout(add_positions(torch.cat((*prefix, x), dim=1)))
-
-    def _prefix(self) -> list[Tensor]:
-        return [token for token in (self.class_token, self.distillation_token) if token is not None]
+        return self.embed(self._cut(frames), add_positions)
 
     def _cut(self, frames: Tensor) -> Tensor:
         """(B, F, M) → (B, patches, filters · frames of a patch), in the order of AST's convolution."""
