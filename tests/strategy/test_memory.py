@@ -143,6 +143,9 @@ def folder(tmp_path_factory):
     model.to(torch.bfloat16).save_pretrained(path, max_shard_size="60MB")
     files = set(json.loads((path / "model.safetensors.index.json").read_text())["weight_map"].values())
     assert len(files) == 2
+    for name in files:  # what is mapped and not on the disk yet would count as a process's own
+        with (path / name).open("rb") as file:
+            os.fsync(file.fileno())
     return path, 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -167,7 +170,7 @@ def assert_shared(two, alone, size):
     assert two["losses"] == pytest.approx(alone["losses"], rel=1e-6)
     first, other = two["processes"]
     assert first["sha256"] == alone["processes"][0]["sha256"]
-    assert first["most"] < 1.2 * size
+    assert first["most"] < 1.1 * size
     assert max(first["kept"], other["kept"]) < 0.65 * size
     assert other["most"] < 0.85 * size  # its half, and a block of four
 

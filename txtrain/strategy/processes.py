@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
+import torch.nn.functional as F
 from lightning import Trainer
+from torch import Tensor
 
 from txtrain.errors import UserError
 
@@ -23,12 +25,12 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def ending_processes(trainer: Trainer) -> Iterator[None]:
-    """Around all that a trainer does: leaves no process, process group or environment variable of it behind.
+    """Around all that a trainer does: leaves no process, process group, environment variable or patch of it behind.
 
     If this process fails, those that Lightning started for the other devices are ended. If one of them does, this one
     ends too, after that one has told its error. Those that torchrun or SLURM started are ended by them.
     """
-    environment = dict(os.environ)
+    environment, linear = dict(os.environ), F.linear
     watch = _Watch(trainer)
     watch.start()
     try:
@@ -38,7 +40,7 @@ def ending_processes(trainer: Trainer) -> Iterator[None]:
     except BaseException as error:
         told = watch.first_to_fail() if is_lost(error) else None
         watch.stop()
-        _leave(environment)
+        _leave(environment, linear)
         asked = isinstance(error, KeyboardInterrupt | SystemExit) and not getattr(error, "agreed", False)
         for child in watch.children:
             _end(child, patience=0 if asked else PATIENCE)
@@ -46,7 +48,7 @@ def ending_processes(trainer: Trainer) -> Iterator[None]:
             raise UserError(told) from error
         raise
     watch.stop()
-    _leave(environment)
+    _leave(environment, linear)
     for rank, child in enumerate(watch.children, start=1):
         if code := child.wait():
             raise UserError(_obituary(rank, code))
@@ -122,8 +124,9 @@ def _end(child: subprocess.Popen[bytes], *, patience: float) -> None:
     child.wait()
 
 
-def _leave(environment: dict[str, str]) -> None:
+def _leave(environment: dict[str, str], linear: Callable[..., Tensor]) -> None:
     """Ends the process group, and forgets LOCAL_RANK and the like, by which a next run would think itself a child."""
+    F.linear = linear  # DeepSpeed's stage 3 puts another in its place, for all models
     if dist.is_initialized():
         # DeepSpeed holds groups of its own: what it does not forget here would be a next run's, and no longer there.
         deepspeed = sys.modules.get("deepspeed.comm")
