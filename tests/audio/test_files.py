@@ -1,6 +1,7 @@
 """Files of sound that soundfile wrote, read as one channel at the rate that is asked for."""
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -41,6 +42,38 @@ def test_what_cannot_be_read_is_said_in_words(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
     with pytest.raises(UnreadableError, match="no numbers"):
         read_audio(tmp_path / "nan.wav", 16000)
+
+
+@pytest.mark.parametrize("kind, subtype", [("wav", "PCM_16"), ("wav", "FLOAT"), ("aiff", "PCM_16"), ("flac", "PCM_16")])
+def test_a_file_that_is_cut_short_is_not_read_as_a_shorter_one(tmp_path, kind, subtype):
+    path = tmp_path / f"tone.{kind}"
+    soundfile.write(path, tone(16000), 16000, subtype=subtype)
+    whole = path.read_bytes()
+    assert len(read_audio(path, 16000)[0]) == 16000
+    for share in (0.5, 0.99):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UnreadableError, match=r"cut short|lost sync"):
+            read_audio(path, 16000)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
+def test_a_file_out_of_a_pipe_whose_header_knows_no_length_is_read(tmp_path, size):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(16000), 16000)
+    written = bytearray(path.read_bytes())
+    assert written[36:40] == b"data"
+    written[40:44] = struct.pack("<I", size)
+    path.write_bytes(written)
+    assert len(read_audio(path, 16000)[0]) == 16000
+
+
+def test_what_is_no_file_is_said_too(tmp_path):
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "link.wav").symlink_to("nowhere.wav")
+    for name, reason in {"folder.wav": "it is a folder", "link.wav": "it is not there"}.items():
+        with pytest.raises(UnreadableError, match=reason):
+            read_audio(tmp_path / name, 16000)
+    assert [path.name for path in find_audio(tmp_path)] == ["link.wav"]
 
 
 def test_sixteen_bits_are_rounded_and_cut_off():

@@ -113,6 +113,21 @@ def test_a_folder_that_is_wrong_is_one_line_with_its_name(tmp_path, spoil, line)
     assert "\n" not in str(told.value)
 
 
+def test_a_class_of_which_no_file_can_be_read_is_refused(tmp_path):
+    path = folder(tmp_path / "own", mid=600.0, high=900.0, low=300.0)
+    for file in (path / "mid").iterdir():
+        file.write_bytes(b"no sound")
+    with pytest.raises(UserError, match=r"no file of the class mid can be read: .*own/mid/0\.wav \(Format"):
+        prepared(path, tmp_path)
+
+
+def test_a_link_to_nowhere_is_counted_among_what_cannot_be_read(tmp_path):
+    path = folder(tmp_path / "own")
+    (path / "low" / "link.wav").symlink_to("nowhere.wav")
+    told = prepared(path, tmp_path).details()["unreadable"]
+    assert told.startswith("1 files") and "low/link.wav (it is not there)" in told
+
+
 def test_one_class_only_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"data\.path=.*own has only the label low"):
         prepared(folder(tmp_path / "own", low=300.0), tmp_path)

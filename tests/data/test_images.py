@@ -121,15 +121,18 @@ def test_what_cannot_be_read_is_left_out_and_counted_or_stopped_at(pictures, tmp
     whole = (pictures / "dog" / "1.jpg").read_bytes()
     (pictures / "dog" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (pictures / "dog" / "readme.txt").write_text("no image, and none by its name")
+    (pictures / "dog" / "link.png").symlink_to("nowhere.png")
+    (pictures / "dog" / "folder.png").mkdir()
     data = folder(pictures, tmp_path)
     assert sum(data.counts("train") + data.counts("validation")) == 30
-    assert data.details()["unreadable"].startswith("2 files are left out: ")
+    assert data.details()["unreadable"].startswith("3 files are left out: ")
+    assert "link.png (No such file or directory)" in data.details()["unreadable"]
     assert "cut.jpg (" in data.details()["unreadable"]
     with pytest.raises(UserError, match=r"broken.png cannot be read .* or set data.on_bad=skip"):
         folder(pictures, tmp_path, on_bad="stop")
     # It is known from the first time.
     monkeypatch.setattr("txtrain.data.image_folder.why_unreadable", lambda path: pytest.fail(path))
-    assert len(folder(pictures, tmp_path).bad) == 2
+    assert len(folder(pictures, tmp_path).bad) == 3
 
 
 def test_images_turn_as_their_camera_says(tmp_path):

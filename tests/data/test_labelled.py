@@ -82,6 +82,13 @@ def test_labels_that_training_does_not_have_are_refused(tmp_path):
         labelled(train, validation_path=str(other)).prepare()
 
 
+def test_files_to_validate_on_without_an_example_are_told(tmp_path):
+    train = lines(tmp_path / "rows.jsonl", [{"text": f"t{n}", "label": "xy"[n % 2]} for n in range(6)])
+    other = lines(tmp_path / "more.jsonl", [])
+    with pytest.raises(UserError, match=r"data\.validation_path has nothing to validate on"):
+        labelled(train, validation_path=str(other)).prepare()
+
+
 def test_long_pairs_are_cut_as_bert_cuts_them():
     """Its loop takes the last token of the longer text until both fit."""
     tokenizer = Byte()

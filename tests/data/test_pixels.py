@@ -9,7 +9,7 @@ from PIL import Image
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from txtrain.data.pixels import FILE, Pixels
+from txtrain.data.pixels import FILE, Pixels, read_image, why_unreadable
 from txtrain.errors import UserError
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -82,3 +82,53 @@ def test_a_damaged_file_is_told(text, tmp_path):
 def test_what_cannot_be_is_told(settings, message):
     with pytest.raises(UserError, match=message):
         Pixels(size=(8, 8), **settings)
+
+
+GREYS = np.linspace(0, 65535, 64).round().reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    "name, image",
+    {
+        "16.png": Image.fromarray(GREYS.astype(np.uint16)),
+        "big_endian.tiff": Image.frombytes("I;16B", (8, 8), GREYS.astype(">u2").tobytes()),
+        "32.tiff": Image.fromarray(GREYS.astype(np.int32)),
+        "fractions.tiff": Image.fromarray((GREYS / 65535).astype(np.float32)),
+    }.items(),
+)
+def test_greys_of_more_than_8_bits_are_not_cut_off(name, image, tmp_path):
+    image.save(tmp_path / name)
+    read = read_image(tmp_path / name)
+    assert read.mode == "L"
+    assert np.abs(np.asarray(read) - GREYS / 257).max() <= 1
+    values = Pixels(size=(8, 8), channels=3, mean=(0.0,), std=(1.0,))(read)
+    torch.testing.assert_close(values, torch.from_numpy(GREYS / 65535).float().expand(3, 8, 8), atol=1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("greys", [np.full((4, 4), 70000, np.int32), np.full((4, 4), 255.0, np.float32)])
+def test_greys_of_no_known_scale_are_not_guessed(greys, tmp_path):
+    path = str(tmp_path / "greys.tiff")
+    Image.fromarray(greys).save(path)
+    assert "its greys are from" in why_unreadable(path)
+
+
+def test_images_of_any_kind_are_read_alike(tmp_path):
+    """Of an animation the first one; one colour stays that colour in all of them."""
+    colour = Image.new("RGB", (9, 7), (200, 30, 60))
+    palette = Image.new("P", (9, 7), 1)
+    palette.putpalette([0, 0, 0, 200, 30, 60])
+    kinds = {"cmyk.tiff": colour.convert("CMYK"), "alpha.png": colour.convert("RGBA"), "palette.gif": palette}
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+    palette.save(tmp_path / "alphas.png", transparency=b"\x80\xff")
+    kinds["alphas.png"] = palette
+    for kind in ("gif", "webp", "png"):
+        kinds[f"moving.{kind}"] = colour
+        options = {"lossless": True} if kind == "webp" else {}
+        colour.save(tmp_path / f"moving.{kind}", save_all=True, append_images=[Image.new("RGB", (9, 7))], **options)
+    Image.new("RGB", (1, 1), (200, 30, 60)).save(tmp_path / "one.png")
+    pixels = Pixels(size=(4, 4), channels=3, mean=(0.0,), std=(1 / 255,))
+    for name in [*kinds, "one.png"]:
+        values = pixels(read_image(tmp_path / name))
+        expected = torch.tensor([200.0, 30, 60])[:, None, None].expand(3, 4, 4)
+        torch.testing.assert_close(values, expected, atol=3, rtol=0, msg=name)

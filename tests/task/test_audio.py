@@ -211,12 +211,20 @@ def test_an_evaluation_has_the_numbers_of_the_run(sounds, trained, tmp_path, tas
         assert numbers[name] == pytest.approx(outcome["validation_loss" if name == "loss" else name], rel=1e-6)
 
 
-def test_other_clips_are_evaluated_whole_with_the_labels_of_the_run(sounds, trained, tmp_path):
+def test_other_clips_are_evaluated_whole_with_the_labels_of_the_run(sounds, trained, tmp_path, capsys):
     for letter in "ab":
         shutil.copytree(sounds / "classes" / letter, tmp_path / "own" / letter)
+    (tmp_path / "own" / "a" / "broken.wav").write_bytes(b"no sound")
+    soundfile.write(tmp_path / "own" / "b" / "faster.wav", tone(900.0, 0.3).repeat(2), 32000)
     words = ["eval", str(trained / "audio_classification"), "data=audio_folder", f"data.path={tmp_path / 'own'}"]
+    capsys.readouterr()
     assert main([*words, "--json", str(tmp_path / "eval.json"), "trainer.accelerator=cpu"]) == 0
-    assert json.loads((tmp_path / "eval.json").read_text())["accuracy"] == 1.0
+    found, told = json.loads((tmp_path / "eval.json").read_text()), capsys.readouterr().out
+    assert (found["accuracy"], found["samples"]) == (1.0, 25)
+    assert "1 files are left out: " in told and "broken.wav (Format not recognised.)" in told
+    assert "to 16000 Hz: 1 from 32000 Hz" in told
+    assert main([*words, "trainer.accelerator=cpu", "data.on_bad=stop"]) == 1
+    assert "broken.wav cannot be read" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_sound_is_one_line(trained, tmp_path, capsys):

@@ -163,6 +163,21 @@ def test_tags_told_are_those_of_the_evaluation():
             assert entity["text"] == " ".join(row["tokens"][entity["first"] : entity["last"] + 1])
 
 
+def test_data_in_which_nothing_is_scored_are_told(capsys):
+    Path("short.txt").write_text("a")
+    words = ["eval", "masked_lm", "data=text", "data.path=short.txt", "trainer.accelerator=cpu"]
+    assert main(words) == 1
+    assert "all of the data hold nothing that could be scored: give more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "masked_pairs"])
+def test_a_mask_is_filled_by_each_model_of_masks(task):
+    Path("mask.txt").write_text("First <mask>: we\n")
+    assert main(["predict", task, "mask.txt", "top=2", "--output", "told.jsonl", "--device=cpu"]) == 0
+    [told] = read_lines("told.jsonl")
+    assert len(told["masks"]) == 1 and len(told["masks"][0]) == 2
+
+
 def test_masks_are_filled_in():
     """The probabilities are those of the model, which sees the text as in training."""
     Path("masks.txt").write_text("First <mask>: we\nWe <mask> any <mask>\n")

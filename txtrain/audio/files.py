@@ -1,5 +1,6 @@
 """Files of sound: finding and reading wav, flac, ogg and mp3."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from txtrain.errors import UserError
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
 LOUDEST = 32767  # of 16-bit samples
+# libsndfile's notes on a file that is shorter than its header says. Programs that write into a pipe do not know the
+# length, and say that it is about the most.
+CUT_SHORT = re.compile(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+UNKNOWN_LENGTH, SLOPPY = 0x7FFF0000, 64  # bytes: from which on, and up to which
 
 Waveform = NDArray[np.int16]
 
@@ -27,7 +32,7 @@ def is_audio(path: Path) -> bool:
 
 def find_audio(folder: Path) -> Iterator[Path]:
     """The files of sound in a folder and all below it, in order."""
-    yield from sorted(path for path in folder.rglob("*") if is_audio(path) and path.is_file())
+    yield from sorted(path for path in folder.rglob("*") if is_audio(path) and not path.is_dir())
 
 
 def read_audio(path: Path, sample_rate: int) -> tuple[Waveform, int]:
@@ -38,10 +43,16 @@ def read_audio(path: Path, sample_rate: int) -> tuple[Waveform, int]:
         UserError: the package that reads sound is not installed.
     """
     soundfile = import_soundfile()
+    if not path.is_file():
+        raise UnreadableError("it is a folder" if path.is_dir() else "it is not there")
     try:
-        sound, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(str(path)) as file:
+            sound, rate, notes = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise UnreadableError(" ".join(str(getattr(error, "error_string", error)).split())) from None
+    cut = CUT_SHORT.search(notes)
+    if cut and int(cut[1]) < UNKNOWN_LENGTH and int(cut[1]) - int(cut[2]) > SLOPPY:
+        raise UnreadableError(f"it is cut short: {cut[2]} of {cut[1]} bytes of sound are there")
     mono = torch.from_numpy(sound).mean(1)
     if not len(mono):
         raise UnreadableError("it has no samples")

@@ -69,7 +69,7 @@ class AudioData(Data):
         self._known: Sequence[str] | None = None  # labels of a trained model
         self._for_evaluation = False
         self.clips: dict[Split, list[Clip]] = {}
-        self.left_out: Counter[str] = Counter()  # clips, by the reason
+        self._unfit: Counter[str] = Counter()  # clips that are left out, by the reason
 
     @property
     def content(self) -> str:  # type: ignore[override]
@@ -108,7 +108,7 @@ class AudioData(Data):
             self._prepare_labels()
         for clips, aim in ((self.clips["train"], "train on"), (self.clips["validation"], "validate on")):
             if not clips and not self._for_evaluation:
-                reason = f" ({', '.join(self.left_out)})" if self.left_out else ""
+                reason = f" ({', '.join(self._unfit)})" if self._unfit else ""
                 raise UserError(f"{self._named()} leaves no clip to {aim}{reason}: give more, or others")
 
     def open(self, folder: Path) -> None:
@@ -136,7 +136,7 @@ class AudioData(Data):
             self.tokenizer.save(folder / "tokenizer.json")
 
         self.tokenizer.load(cache.entry(self.cache_dir, name, write) / "tokenizer.json")
-        self.left_out.clear()
+        self._unfit.clear()
         self.clips = {split: self._whole(clips) for split, clips in self.clips.items()}
 
     def _whole(self, clips: list[Clip]) -> list[Clip]:
@@ -146,9 +146,9 @@ class AudioData(Data):
         for clip, ids in zip(clips, encoded, strict=True):
             frames = self.features.num_frames(self.augment.shortest(clip.samples))
             if clip.samples > self.max_samples:
-                self.left_out[f"longer than data.max_seconds={self.max_seconds:g}"] += 1
+                self._unfit[f"longer than data.max_seconds={self.max_seconds:g}"] += 1
             elif frames < FRAMES_PER_VECTOR * frames_needed(ids):
-                self.left_out["with more text than anybody says in their time"] += 1
+                self._unfit["with more text than anybody says in their time"] += 1
             else:
                 whole.append(clip)
         return whole
@@ -197,14 +197,17 @@ class AudioData(Data):
     def unit(self) -> str:
         return f"clips of up to {self.max_seconds:g} s"
 
-    def details(self) -> dict[str, str]:
+    def left_out(self) -> dict[str, str]:
         told = dict(read_notes(self.folder))
-        if not self.transcribed:
-            counts = Counter(clip.said for clip in self.clips["train"])
-            told["classes"] = balance([counts[label] for label in self.labels], self.labels)
-        if self.left_out:
-            told["left out"] = ", ".join(f"{count} clips {reason}" for reason, count in self.left_out.items())
+        if self._unfit:
+            told["left out"] = ", ".join(f"{count} clips {reason}" for reason, count in self._unfit.items())
         return told
+
+    def details(self) -> dict[str, str]:
+        if self.transcribed:
+            return self.left_out()
+        counts = Counter(clip.said for clip in self.clips["train"])
+        return self.left_out() | {"classes": balance([counts[label] for label in self.labels], self.labels)}
 
     def save(self, run_dir: Path) -> None:
         if self.transcribed:

@@ -92,25 +92,29 @@ class AudioFolder(AudioData):
         return {"files": files, "said": said, "on_bad": self.on_bad}
 
     def recordings(self, notes: dict[str, str]) -> Iterator[Recording]:
-        bad: list[str] = []
+        bad: list[tuple[Entry, str]] = []
         rates: Counter[int] = Counter()
+        found = set()  # classes
         for entry, held_out, heard in self._read():
             if isinstance(heard, UnreadableError):
                 if self.on_bad == "stop":
                     raise UserError(
                         f"{entry.file} cannot be read ({heard}): repair or remove it, or set data.on_bad=skip"
                     )
-                bad.append(f"{entry.file} ({heard})")
+                bad.append((entry, f"{entry.file} ({heard})"))
                 continue
             waveform, rate = heard
             rates[rate] += 1
+            found.add(entry.said)
             yield Recording(waveform, entry.said, str(entry.file), held_out)
         if not rates:
-            raise UserError(f"none of the {len(bad)} files of {self._named()} can be read: the first is {bad[0]}")
+            raise UserError(f"none of the {len(bad)} files of {self._named()} can be read: the first is {bad[0][1]}")
+        silent = next(((entry.said, file) for entry, file in bad if entry.said not in found), None)
+        if silent and not self.transcribed:
+            raise UserError(f"no file of the class {silent[0]} can be read: the first is {silent[1]}")
         if bad:
-            notes["unreadable"] = (
-                f"{len(bad)} files are left out: {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}"
-            )
+            first = ", ".join(file for _, file in bad[:3])
+            notes["unreadable"] = f"{len(bad)} files are left out: {first}{', ...' if len(bad) > 3 else ''}"
         wanted = self.features.sample_rate
         if others := [f"{count} from {rate} Hz" for rate, count in sorted(rates.items()) if rate != wanted]:
             notes["resampled"] = f"to {wanted} Hz: {', '.join(others)}"
@@ -163,7 +167,8 @@ class AudioFolder(AudioData):
                 said = label_field(row, self.label, "data.label", place)
             file = path.parent / Path(name).expanduser()
             if not file.is_file():
-                raise UserError(f"{place}: {file} does not exist: name files relative to {path.parent}")
+                got = "is a folder" if file.is_dir() else "does not exist"
+                raise UserError(f"{place}: {file} {got}: name files relative to {path.parent}")
             yield Entry(file, said, str(row.get("speaker") or name))
 
     def _named(self) -> str:

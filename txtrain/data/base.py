@@ -93,9 +93,13 @@ class Data(LightningDataModule):
     def unit(self) -> str:
         """What a batch counts, such as `sequences of 256`."""
 
+    def left_out(self) -> dict[str, str]:
+        """What of the source is no sample, or had to be changed, by name: told before training and evaluation."""
+        return {}
+
     def details(self) -> dict[str, str]:
         """What else is to be told before training, by name."""
-        return {}
+        return self.left_out()
 
     @property
     def documents_apart(self) -> bool:

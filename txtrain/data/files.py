@@ -69,7 +69,7 @@ def kind(file: Path) -> str:
 
 def state(files: list[Path]) -> list[tuple[str, int, int]]:
     """What tells that a file has changed."""
-    stats = [(file, file.stat()) for file in files]
+    stats = [(file, file.stat() if file.exists() else file.lstat()) for file in files]  # a link may lead nowhere
     return [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
@@ -115,9 +115,8 @@ def _expand(path: str, key: str, kinds: tuple[str, ...]) -> list[Path]:
     if place.is_dir():
         files = [file for file in place.rglob("*") if file.is_file() and kind(file) in kinds]
         if not files:
-            raise UserError(
-                f"{key}={path} has no {', '.join(kinds)} file: give a file or a glob such as '{path}/**/*.py'"
-            )
+            other = f" or a glob such as '{path}/**/*.py'" if ".txt" in kinds else ""  # any text will do
+            raise UserError(f"{key}={path} has no {', '.join(kinds)} file: give a file{other}")
         return files
     if place.exists():
         return [place]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from txtrain.data.hub import HubRows
 from txtrain.data.images import Entry, ImageData
+from txtrain.data.pixels import to_8_bits
 from txtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ class HubImages(ImageData):
         try:
             image: Image = self.tables[part][number][self.image_field]
             image.load()
+            return to_8_bits(image)
         except (OSError, SyntaxError, ValueError, AttributeError) as error:
             raise UserError(f"{entry.place} cannot be read as an image ({error}): set data.image_field") from error
-        return image
 
     def _named(self) -> str:
         return f"data.name={self.rows[0].name}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BAD = "unreadable.json"
+RULES = 2  # raise it when other files than before can be read
 
 
 class ImageFolder(ImageData):
@@ -53,7 +54,8 @@ class ImageFolder(ImageData):
     @cached_property
     def bad(self) -> dict[str, str]:
         """Files that cannot be read, and why."""
-        folder = cache.entry(self.cache_dir, cache.fingerprint(images=self.identity()), self._read_all)
+        name = cache.fingerprint(images=self.identity(), rules=RULES)
+        folder = cache.entry(self.cache_dir, name, self._read_all)
         found: dict[str, str] = json.loads((folder / BAD).read_text(encoding="utf-8"))
         return found
 
@@ -77,12 +79,12 @@ class ImageFolder(ImageData):
     def image(self, entry: Entry) -> "Image":
         return read_image(entry.place)
 
-    def details(self) -> dict[str, str]:
-        told, bad = super().details(), self.bad
-        if bad:
-            first = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:3])
-            told["unreadable"] = f"{len(bad)} files are left out: {first}{', ...' if len(bad) > 3 else ''}"
-        return told
+    def left_out(self) -> dict[str, str]:
+        bad = self.bad
+        if not bad:
+            return {}
+        first = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:3])
+        return {"unreadable": f"{len(bad)} files are left out: {first}{', ...' if len(bad) > 3 else ''}"}
 
     def _named(self) -> str:
         return f"data.path={self.path}"
@@ -104,7 +106,7 @@ def _entries(path: Path, key: str, held_out: bool | None = None) -> Iterable[Ent
     if not folders:
         raise UserError(f"{key}={path} has no folders: make one for each class, with its images in it")
     for folder in folders:
-        files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() in known)
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in known and not file.is_dir())
         if not files:
             raise UserError(f"the class {folder} is empty: put images into it, or remove it")
         for file in files:

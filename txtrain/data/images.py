@@ -171,7 +171,7 @@ class ImageData(Data):
         return {
             "labels": balance(self.counts("train"), self.labels),
             "validation": balance(self.counts("validation"), self.labels),
-        }
+        } | self.left_out()
 
     def unit(self) -> str:
         return "images"

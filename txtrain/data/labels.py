@@ -77,11 +77,19 @@ def split_by_group(groups: Sequence[str], labels: Sequence[str], fraction: float
 
 
 def check_classes(train: Sequence[int], validation: Sequence[int], labels: Sequence[str], where: str) -> None:
-    """Refuses a class that has no example to train on, where there are any, and to have none to validate on."""
+    """Refuses a class that has no example to train on, where there are any, and to have none to validate on.
+
+    Args:
+        train, validation: examples of each label.
+        labels: their names.
+        where: the source in the words of the command line.
+    """
     empty = [label for label, count in zip(labels, train, strict=True) if not count]
     if empty and sum(train):
         raise UserError(f"{where} has no example of the label {empty[0]} to train on: give some, or remove the label")
     if not sum(validation):
+        if not sum(train):
+            raise UserError(f"{where} has no labelled example: give some")
         raise UserError(f"{where} leaves nothing to validate on: give more, or set data.validation_fraction=0.5")
 
 

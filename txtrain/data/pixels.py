@@ -52,7 +52,10 @@ class Pixels:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) not in (1, self.channels):
-                raise UserError(f"{name} has {len(values)} numbers for {self.channels} channels: give one for each")
+                raise UserError(
+                    f"{name} has {len(values)} numbers for {self.channels} channels: set data.{name} to one number, or "
+                    "to one for each channel"
+                )
         if min(self.std) <= 0:
             raise UserError(f"std is {list(self.std)}: give positive numbers")
 
@@ -129,9 +132,7 @@ class Pixels:
 
     def convert(self, image: "Image") -> "Image":
         """An image of any kind as one of so many channels, with 8 bits for each."""
-        if image.mode.startswith("I;16"):
-            image = image.point(lambda value: value / 256, "L") if image.mode == "I;16" else image.convert("I")
-        return image.convert(MODES[self.channels])
+        return to_8_bits(image).convert(MODES[self.channels])
 
     def fit(self, image: "Image") -> "Image":
         """An image of any size as one of `size`."""
@@ -151,8 +152,28 @@ class Pixels:
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
+def to_8_bits(image: "Image") -> "Image":
+    """Greys of more than 8 bits as greys of 8: whole numbers are of 16 bits, and fractions are from 0 to 1.
+
+    Raises:
+        ValueError: they are not, so that nobody knows what is white.
+    """
+    from PIL import Image
+
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        return image.convert("RGBA")  # as Pillow asks for
+    most = {"I": 2**16 - 1, "F": 1}.get(image.mode[:1])  # I, I;16, I;16B, ...
+    if most is None:
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    low, high = values.min(), values.max()
+    if not 0 <= low <= high <= most:
+        raise ValueError(f"its greys are from {low:g} to {high:g}, and from 0 to {most} is known")
+    return Image.fromarray((values * (255 if image.mode == "F" else 1 / 256)).astype(np.uint8))
+
+
 def read_image(path: str | Path) -> "Image":
-    """An image, whole, turned as its camera says.
+    """An image, whole, turned as its camera says, with 8 bits for each channel.
 
     Raises:
         OSError, SyntaxError, ValueError: it cannot be read.
@@ -161,19 +182,23 @@ def read_image(path: str | Path) -> "Image":
 
     with Image.open(path) as image:
         image.load()
-        return ImageOps.exif_transpose(image)
+        return to_8_bits(ImageOps.exif_transpose(image))
 
 
 def why_unreadable(path: str) -> str | None:
     """Why an image cannot be read, in a few words; None if it can."""
+    from PIL import UnidentifiedImageError
     from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DecompressionBombWarning)  # large is not bad
             read_image(path)
+    except UnidentifiedImageError:
+        return "it is no image that Pillow knows"
     except (OSError, SyntaxError, ValueError, EOFError, DecompressionBombError) as error:
-        return " ".join(str(error).replace(path, "it").split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error)  # Pillow's own have no number, and say it in words
+        return " ".join(reason.replace(path, "it").split()) or type(error).__name__
     return None
 
 

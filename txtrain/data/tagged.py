@@ -100,6 +100,8 @@ class TaggedText(LabelledData):
     def _write(self, folder: Path) -> None:
         train, apart = list(self.sentences()), self.validation_sentences()
         validation = list(apart) if apart is not None else []
+        if apart is not None and not validation:
+            raise UserError("data.validation_path has nothing to validate on: name other files, or leave it out")
         labels = self.find_labels(tag for sentence in train for tag in sentence.tags)
         if apart is None:
             split = Split.of(((sentence.key, "") for sentence in train), fraction=self.validation_fraction)

@@ -70,7 +70,9 @@ def sentence(words: list[Any], tags: list[str], place: str) -> Sentence:
     Raises:
         UserError: it has none, or there are more or fewer tags than words.
     """
-    if not words or len(words) != len(tags):
+    if not words:
+        raise UserError(f"{place} has no word: remove it")
+    if len(words) != len(tags):
         raise UserError(f"{place} has {len(words)} words and {len(tags)} tags: give one tag to each word")
     if not all(isinstance(word, str) and word.strip() for word in words):
         raise UserError(f"{place} has a word that is empty or no text: remove it and its tag")

@@ -19,6 +19,7 @@ from txtrain.data.labels import balance, check_classes, check_known, split_by_gr
 from txtrain.data.packing import IGNORED, PADDING
 from txtrain.data.padded import RowMaker
 from txtrain.data.tokenizer import Tokenizer
+from txtrain.errors import UserError
 
 CHUNK = 2000  # examples encoded at a time, on all cores
 SHOWN_TOKENS = 24  # of a text, to who looks for it
@@ -95,6 +96,8 @@ class LabelledText(LabelledData):
     def _write(self, folder: Path) -> None:
         train, apart = list(self.examples()), self.validation_examples()
         validation = list(apart) if apart is not None else []
+        if apart is not None and not validation:
+            raise UserError("data.validation_path has nothing to validate on: name other files, or leave it out")
         labels = self.find_labels(example.label for example in train)
         if apart is None:
             keys, names = [example.key for example in train], [example.label for example in train]

@@ -125,7 +125,7 @@ class TranslationData(Data):
         told = f"{len(train)} pairs to train on, of {counts} tokens, {len(validation)} to validate; "
         return told + f"{'vocabularies' if self.vocabulary == 'separate' else 'shared vocabulary'} of {sizes}"
 
-    def details(self) -> dict[str, str]:
+    def left_out(self) -> dict[str, str]:
         found = {}
         if too_long := self._samples["train"].too_long:
             found["too long"] = f"{too_long} training pairs of more than data.seq_len={self.seq_len} tokens, left out"
@@ -233,6 +233,8 @@ class TranslationData(Data):
             split["validation"] = [pair for pair, out in zip(pairs, held, strict=True) if out]
         else:
             split = {"train": pairs, "validation": [pair for pair in apart if pair.source.strip()]}
+            if not split["validation"]:
+                raise UserError("data.validation_path has no pair to validate on: name other files, or leave it out")
         self._fit(split["train"])
         for side, tokenizer in self.tokenizers.items():
             end_texts(tokenizer)

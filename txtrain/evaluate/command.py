@@ -122,6 +122,8 @@ def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result
     steps = data.accumulation(trainer.num_devices * trainer.num_nodes)
     trainer.limit_val_batches = limit * steps if isinstance(limit, int) else limit
     trainer.validate(task, datamodule=data, verbose=False)
+    if not task.validation_targets:
+        raise UserError(f"{subject.name}: {subject.text} hold nothing that could be scored: give more")
     metrics = {name.removeprefix("validation/"): value for name, value in task.validation.items()}
     return Result(
         model=subject.name,

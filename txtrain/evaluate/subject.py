@@ -115,6 +115,8 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
             log.warning("%s: the data have changed since the run, so this is not the loss that it had.", name)
     check_content(task, data)
     data.prepare_evaluation()
+    for told, what in data.left_out().items():
+        log.info("%-14s %s", told, what)
     return Subject(name=name, model=trained.model, trained_len=trained.max_len, config=config, data=data, text=text)
 
 

@@ -30,7 +30,8 @@ DESCRIPTION = """What a trained model says of new inputs, a line of JSON for eac
   some program | txtrain predict runs/NAME/RUN -              lines of standard input, each answered at once
 
 MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder. KEY=VALUE are
-options of its task, which the task's page in docs/tasks names. An input's own fields come first in its line."""
+options of its task, which the task's page in docs/tasks names. An input's own fields come first in its line; one that
+cannot be read has its error there, and they are counted at the end."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,8 +49,12 @@ def predict(arguments: Sequence[str]) -> None:
             answer(predictor, output)
         else:
             files = find_inputs(options.inputs, predictor.suffixes)
+            told, bad = 0, list[str]()
             for batch in _batches(read_inputs(files, predictor.suffixes), options.batch_size):
-                tell(predictor, batch, output)
+                bad += tell(predictor, batch, output, stop=options.on_bad == "stop")
+                told += len(batch)
+            if bad:
+                count(bad, told)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -62,6 +67,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("words", metavar="MODEL INPUT", nargs="*", help="the model, and files, folders, globs, or - for standard input")
     add("--batch-size", type=int, default=16, metavar="N", help="inputs that go through the model together (16)")
+    add("--on-bad", choices=("skip", "stop"), default="skip", help="what an input does that cannot be read (skip)")
     add("--output", type=Path, metavar="FILE", help="where to (default: standard output)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     add("--dtype", choices=DTYPES, default="float32", help="of the weights (float32)")
@@ -91,26 +97,54 @@ def new_predictor(kind: type[Predictor], trained: Trained, overrides: Sequence[s
     return kind(trained, **chosen)
 
 
-def tell(predictor: Predictor, inputs: Sequence[Input], output: TextIO) -> None:
-    """Writes a line for each input; all of them are read before the first goes through the model."""
-    read = []
-    for item in inputs:
+def tell(predictor: Predictor, inputs: Sequence[Input], output: TextIO, *, stop: bool = False) -> list[str]:
+    """Writes a line for each input, and says what is wrong with those that cannot be read, which have that in theirs.
+
+    All of them are read before the first goes through the model.
+
+    Args:
+        predictor: of the model.
+        inputs: that go through it together.
+        output: where the lines go.
+        stop: whether one that cannot be read ends it all.
+
+    Raises:
+        UserError: one cannot be read, and that ends it.
+    """
+    read: dict[int, Any] = {}
+    errors: dict[int, str] = {}
+    for number, item in enumerate(inputs):
         try:
-            read.append(predictor.read(item.given))
+            read[number] = predictor.read(item.given)
         except UserError as error:
-            raise UserError(f"{item.place}: {error}") from error
+            errors[number] = str(error) if str(error).startswith(item.place) else f"{item.place}: {error}"
+            if stop:
+                raise UserError(errors[number]) from error
     with torch.inference_mode():
-        told = predictor.predict(read)
-    for item, found in zip(inputs, told, strict=True):
-        write(output, item.record | found)
+        told = dict(zip(read, predictor.predict(list(read.values())), strict=True)) if read else {}
+    for number, item in enumerate(inputs):
+        write(output, item.record | (told[number] if number in told else {"error": errors[number]}))
+    return list(errors.values())
+
+
+def count(bad: Sequence[str], inputs: int) -> None:
+    """Says how many inputs could not be read.
+
+    Raises:
+        UserError: none could.
+    """
+    if len(bad) == inputs:
+        raise UserError(bad[0] if inputs == 1 else f"none of the {inputs} inputs can be read: the first is {bad[0]}")
+    told = f"{len(bad)} of {inputs} inputs cannot be read and have an error in their line: the first is {bad[0]}"
+    print("warning:", " ".join(told.split()), file=sys.stderr)
 
 
 def answer(predictor: Predictor, output: TextIO) -> None:
     """Answers each line at once; one that cannot be read is told in its place, and the next one is read."""
     for line in read_lines():
         try:
-            tell(predictor, [parse_line(line)], output)
-        except UserError as error:
+            tell(predictor, [parse_line(line, predictor.suffixes)], output)
+        except UserError as error:  # it is no JSON
             write(output, {"error": str(error)})
 
 

@@ -46,7 +46,7 @@ def find_inputs(words: Sequence[str], whole: Set[str]) -> list[Path]:
         path, known = Path(word).expanduser(), {*whole, *ROWS}
         if path.is_dir():
             wanted = whole or known
-            files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in wanted)
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in wanted and not file.is_dir())
         else:
             files = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
         if not files:
@@ -59,12 +59,25 @@ def find_inputs(words: Sequence[str], whole: Set[str]) -> list[Path]:
 
 
 def read_inputs(files: Sequence[Path], whole: Set[str]) -> Iterator[Input]:
-    """All inputs of the files, one after the other; blank lines are none."""
+    """All inputs of the files, one after the other; blank lines are none.
+
+    Args:
+        files: in order.
+        whole: extensions of files that are one input each; then a line of text names such a file.
+
+    Raises:
+        UserError: a file has no input, or is no table.
+    """
     for file in files:
         if file.suffix.lower() in whole:
             yield Input(given=file, place=str(file))
-        else:
-            yield from _read_rows(file)
+            continue
+        rows = _read_rows(file, whole)
+        first = next(rows, None)
+        if first is None:
+            raise UserError(f"{file} is empty: give a file with an input in it")
+        yield first
+        yield from rows
 
 
 def read_lines() -> Iterator[tuple[int, str]]:
@@ -74,14 +87,18 @@ def read_lines() -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r\n")
 
 
-def parse_line(numbered: tuple[int, str]) -> Input:
-    """A line of standard input: a JSON object if it begins like one, else text."""
+def parse_line(numbered: tuple[int, str], whole: Set[str]) -> Input:
+    """A line of standard input: a JSON object if it begins like one, else text, or where inputs are files, a name."""
     number, line = numbered
     place = f"line {number}"
-    return Input(given=_object(line, place) if line.lstrip().startswith("{") else line, place=place)
+    return Input(given=_object(line, place) if line.lstrip().startswith("{") else _plain(line, whole), place=place)
 
 
-def _read_rows(file: Path) -> Iterator[Input]:
+def _plain(line: str, whole: Set[str]) -> Given:
+    return Path(line) if whole else line
+
+
+def _read_rows(file: Path, whole: Set[str]) -> Iterator[Input]:
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             if file.suffix.lower() in (".csv", ".tsv"):
@@ -93,7 +110,8 @@ def _read_rows(file: Path) -> Iterator[Input]:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     place, text = f"{file} line {number}", line.rstrip("\r\n")
-                    yield Input(given=_object(text, place) if file.suffix == ".jsonl" else text, place=place)
+                    given = _object(text, place) if file.suffix.lower() == ".jsonl" else _plain(text, whole)
+                    yield Input(given=given, place=place)
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start}): convert it to UTF-8") from None
     except (OSError, csv.Error) as error:

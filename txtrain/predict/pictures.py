@@ -36,10 +36,10 @@ class ImageLabeller(Predictor):
 
     def read(self, given: Given) -> Tensor:
         path = given.get(self.file) if isinstance(given, Mapping) else given
-        if not isinstance(path, str | Path):
+        if not isinstance(path, str | Path) or not str(path):
             raise UserError(f"it names no image: put its path into {self.file}, or type file=FIELD")
-        reason = why_unreadable(str(path))
-        if reason:
+        path = Path(path).expanduser()
+        if reason := why_unreadable(str(path)):
             raise UserError(f"{path} cannot be read ({reason})")
         return self.pixels(read_image(path))
 

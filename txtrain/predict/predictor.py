@@ -48,7 +48,9 @@ def text_of(given: Given, field: str = "text") -> str:
         return given
     if isinstance(given, Path):
         raise UserError(f"{given} is no text: give .txt or .jsonl")
-    text = given.get(field)
-    if not isinstance(text, str):
+    if field not in given:
         raise UserError(f"it has {', '.join(given) or 'no fields'}, and the text is to be in {field}")
+    text = given[field]
+    if not isinstance(text, str):
+        raise UserError(f"{field} is {type(text).__name__}, not text: give a text")
     return text

@@ -39,15 +39,13 @@ class Listener(Predictor):
 
     def read(self, given: Given) -> Tensor:
         file = given.get("file") if isinstance(given, Mapping) else given
-        if not isinstance(file, str | Path):
+        if not isinstance(file, str | Path) or not str(file):
             raise UserError("it names no file of sound: give it as file")
         path = Path(file).expanduser()
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: name a file of sound")
         try:
             waveform, _ = read_audio(path, self.features.sample_rate)
         except UnreadableError as error:
-            raise UserError(f"{path} cannot be read ({error}): give {', '.join(EXTENSIONS)}") from None
+            raise UserError(f"{path} cannot be read ({error})") from None
         return self._fitted(to_floats(waveform), path)
 
     @abstractmethod

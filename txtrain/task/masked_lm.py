@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead, EncoderWithPairs
 from txtrain.model.head import IGNORED, widest_float
-from txtrain.predict.masked import MaskFiller
+from txtrain.predict.masked import MaskFiller, PairMaskFiller
 from txtrain.predict.predictor import Predictor
 from txtrain.task.base import Batch, Task
 
@@ -65,6 +65,7 @@ class MaskedPairs(MaskedLM):
 
     model_class: ClassVar[type[nn.Module]] = EncoderWithPairs
     content: ClassVar[str] = "masked pairs"
+    predictor: ClassVar[type[Predictor] | None] = PairMaskFiller
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, targets, pairs = self._both(batch)
