@@ -21,6 +21,7 @@ from txtrain.data.labels import LABELS, read_labels
 from txtrain.data.pixels import FILE as PIXELS
 from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Pretrained
+from txtrain.data.tokenizer_files import check_there
 from txtrain.errors import UserError
 from txtrain.interop import is_folder, read_folder
 from txtrain.model import EncoderWithPairs
@@ -54,11 +55,9 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
         imported = read_folder(path)
         axes, tokenizer = OmegaConf.create(imported.axes), imported.path
         reads_text = imported.family.reads == "tokens"
-        if reads_text and not own_tokenizer and not (tokenizer / "tokenizer.json").is_file():
-            raise UserError(
-                f"init_from={tokenizer} has no tokenizer.json: put it there, or type tokenizer=pretrained "
-                "tokenizer.path=FILE"
-            )
+        if reads_text and not own_tokenizer:
+            own = ", or type tokenizer=pretrained tokenizer.path=FILE"
+            check_there(tokenizer, f"init_from={tokenizer}", own)
     else:
         raise UserError(
             f"init_from={path} is no run directory (it has no config.yaml), and no Hugging Face folder (it has no "

@@ -11,9 +11,11 @@ from hydra.utils import instantiate
 from torch import nn
 
 from txtrain.config import check, newest_run, saved_config, to_plain
+from txtrain.data import marian
 from txtrain.data.pixels import Pixels
 from txtrain.data.special import barred_ids, named_ids
 from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
+from txtrain.data.tokenizer_files import check_there, find_file
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
 from txtrain.interop.family import Family
@@ -158,9 +160,10 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
 
 def _target_tokenizer(folder: Path) -> Tokenizer | None:
     """Of what the decoder writes, where it has one of its own."""
-    if not (folder / TARGET_FILE).is_file():
+    file = folder / (marian.TARGET if marian.has_files(folder) else TARGET_FILE)
+    if not file.is_file():
         return None
-    tokenizer = Pretrained(path=str(folder / TARGET_FILE))
+    tokenizer = Pretrained(path=str(file))
     tokenizer.fit()
     return tokenizer
 
@@ -182,7 +185,7 @@ def _from_folder(folder: Path) -> Trained:
     parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
     shape = parts.pop("model")
     build_model = partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)
-    if not (folder / "tokenizer.json").is_file():
+    if not find_file(folder).is_file():
         folder = imported.path  # of the base, if it is an adapter's folder
     reading = _images_of(imported) if imported.family.reads == "images" else _text_of(imported, folder)
     return Trained(
@@ -227,8 +230,7 @@ def _images_of(imported: Imported) -> dict[str, Any]:
 def _text_of(imported: Imported, folder: Path) -> dict[str, Any]:
     """Its tokenizer, which is in this folder, and the tokens that begin and end a text."""
     vocab_size = imported.sizes["vocab_size"]
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder} has no tokenizer.json: save the model's tokenizer there (AutoTokenizer, use_fast)")
+    check_there(folder, str(folder))
     tokenizer = Pretrained(path=str(folder))
     tokenizer.fit()
     if tokenizer.vocab_size > vocab_size:

@@ -1,166 +1,26 @@
-"""Tokenizers: byte-level BPE, bytes, characters, and any `tokenizer.json`.
+"""Tokenizers: byte-level BPE, bytes, characters, and any `tokenizer.json` or model of SentencePiece.
 
 Each is a `tokenizers.Tokenizer` inside, so each saves one file that the `tokenizers` and `transformers` libraries load.
 """
 
-import copy
 import hashlib
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from txtrain.data import marian
+from txtrain.data.any_tokenizer import END_OF_TEXT, NAMES, ROLES, Role, Tokenizer
 from txtrain.data.special import DecoderTokens, named_ids
 from txtrain.data.template import ChatTemplate, named_tokens
+from txtrain.data.tokenizer_files import content, find_file, read_core
 from txtrain.errors import UserError
 
-END_OF_TEXT = "<|endoftext|>"
+__all__ = ["BPE", "END_OF_TEXT", "NAMES", "ROLES", "TARGET_FILE", "Byte", "Char", "Pretrained", "Role", "Tokenizer"]
+
 TARGET_FILE = "target_tokenizer.json"  # beside tokenizer.json, where sources and targets have one each
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-
-Role = Literal["mask", "class", "separator", "padding"]
-# What tokenizers call their special tokens, by what they are for: ours first.
-ROLES: dict[Role, tuple[str, ...]] = {
-    "mask": ("<mask>", "[MASK]"),
-    "class": ("<cls>", "[CLS]", "<s>"),
-    "separator": ("<sep>", "[SEP]", "</s>"),
-    "padding": ("<pad>", "[PAD]"),
-}
-# What chat templates and Hugging Face folders call them.
-NAMES: dict[Role, str] = {"mask": "mask_token", "class": "cls_token", "separator": "sep_token", "padding": "pad_token"}
-
-# Encoding uses every core. Said aloud, because a later fork (a DataLoader worker) otherwise prints a warning.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-
-class Tokenizer(ABC):
-    """Text to integers and back; unusable until `fit` or `load` was called."""
-
-    sample_characters: int | None = None  # how much text `fit` wants to see; None is all of it
-
-    def __init__(self) -> None:
-        self._core: tokenizers.Tokenizer | None = None
-        self._end_of_text = -1
-        self._roles: list[Role] = []
-
-    @abstractmethod
-    def fit(self, texts: Iterable[str]) -> None:
-        """Learn what there is to learn from the training split, given in a random but fixed order."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """What this tokenizer will be, given the same training text."""
-
-    @property
-    def core(self) -> tokenizers.Tokenizer:
-        """The `tokenizers` object that does the work."""
-        if self._core is None:
-            raise RuntimeError("a tokenizer works only after fit() or load()")
-        return self._core
-
-    @property
-    def vocab_size(self) -> int:
-        return self.core.get_vocab_size(with_added_tokens=True)
-
-    @property
-    def end_of_text(self) -> int:
-        """The id that ends a document, and so also stands before one."""
-        self.core  # noqa: B018 - says so when there is none yet
-        return self._end_of_text
-
-    def need(self, *roles: Role) -> None:
-        """Say, before `fit`, what special tokens there must be beside the end of text."""
-        self._roles += [role for role in roles if role not in self._roles]
-
-    def special(self, role: Role) -> int:
-        """The id of a special token.
-
-        Raises:
-            UserError: the vocabulary has none for this.
-        """
-        token = self._find(role)
-        if token is None:
-            raise UserError(
-                f"the tokenizer has no {role} token ({', '.join(ROLES[role])}), which this task needs: start from a "
-                "model that has one, or train a tokenizer, such as tokenizer=bpe"
-            )
-        return token
-
-    def _find(self, role: Role) -> int | None:
-        named = self.named_tokens().get(NAMES[role])
-        ids = (self.core.token_to_id(name) for name in (*([named] if named else []), *ROLES[role]))
-        return next((token for token in ids if token is not None), None)
-
-    @property
-    def filler(self) -> int:
-        """What fills up rows that are shorter than others: the padding token, or without one the end of text."""
-        token = self._find("padding")
-        return self.end_of_text if token is None else token
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """All ids that no text is made of."""
-        added = self.core.get_added_tokens_decoder().items()
-        return frozenset({self.end_of_text, *(token for token, content in added if content.special)})
-
-    def named_tokens(self) -> dict[str, str]:
-        """Special tokens by the names that chat templates know, such as `eos_token`."""
-        own = {NAMES[role]: names[0] for role, names in ROLES.items()} if self._core is not None else {}
-        there = {name: token for name, token in own.items() if self.core.token_to_id(token) is not None}
-        return {"eos_token": END_OF_TEXT} | there
-
-    def _new_tokens(self) -> list[str]:
-        """Special tokens that `fit` makes: the end of text, and what was asked for."""
-        return [END_OF_TEXT, *(ROLES[role][0] for role in self._roles)]
-
-    def _named_roles(self) -> str:
-        """What `need` adds to the fingerprint."""
-        return "".join(f" {role}" for role in self._roles)
-
-    def chat_template(self) -> ChatTemplate | None:
-        """How conversations are written for this tokenizer, if it says so."""
-        return None
-
-    def decoder_tokens(self) -> DecoderTokens:
-        """What the decoder of an encoder-decoder begins with, and what ends its text."""
-        return DecoderTokens(start=self.end_of_text, ends=frozenset({self.end_of_text}))
-
-    def twin(self) -> "Tokenizer":
-        """Another one with the same settings, for the targets of a translation; before `fit` or `load`."""
-        return copy.deepcopy(self)
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, on all cores, without special tokens: `<|endoftext|>` in a text is spelt out."""
-        return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of the ids, end-of-text left out."""
-        return self.core.decode([token for token in ids if token != self._end_of_text], skip_special_tokens=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write a `tokenizer.json`."""
-        # Not by the library's own `save`, which raises bare Exceptions.
-        Path(path).write_text(self.core.to_str(pretty=True), encoding="utf-8")
-
-    def load(self, path: str | Path) -> None:
-        """Take over what `save` wrote."""
-        self.adopt(tokenizers.Tokenizer.from_file(str(path)), END_OF_TEXT)
-
-    def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
-        """Work with this one from now on."""
-        end = core.token_to_id(end_of_text)
-        assert end is not None, f"no token {end_of_text}"
-        core.encode_special_tokens = True  # a text that holds "<|endoftext|>" must not end a document
-        core.no_truncation()
-        core.no_padding()
-        self._core, self._end_of_text = core, end
 
 
 class BPE(Tokenizer):
@@ -259,6 +119,8 @@ class Char(Tokenizer):
 class Pretrained(Tokenizer):
     """A tokenizer that was trained before: a `tokenizer.json`, or a folder (a run, a Hugging Face model) that has one.
 
+    Marian's `source.spm` and `target.spm` with their `vocab.json`, and T5's `spiece.model`, serve as well.
+
     Args:
         path: the file or folder.
         end_of_text: the token that ends a document. Default: the `eos_token` in the folder's `tokenizer_config.json`,
@@ -271,20 +133,18 @@ class Pretrained(Tokenizer):
         super().__init__()
         self._path = path
         self._ending = end_of_text
+        self._side: marian.Side | None = None
 
     @property
     def _file(self) -> Path:
         path = Path(self._path).expanduser()
-        return path / "tokenizer.json" if path.is_dir() else path
+        return find_file(path) if path.is_dir() else path
 
     def fit(self, texts: Iterable[str] = ()) -> None:
         self.load(self._file)
 
     def load(self, path: str | Path) -> None:
-        try:
-            core = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exceptions
-            raise UserError(f"tokenizer.path={self._path} cannot be read ({error}): give a tokenizer.json") from None
+        core = read_core(Path(path), f"tokenizer.path={self._path}")
         endings = [self._ending] if self._ending else [*self._configured(), *self.endings]
         for ending in endings:
             if core.token_to_id(ending) is not None:
@@ -294,14 +154,35 @@ class Pretrained(Tokenizer):
             "name one of its tokens with tokenizer.end_of_text=TOKEN"
         )
 
+    def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+        super().adopt(core, end_of_text)
+        self._side = marian.Side.of(core)
+
+    @property
+    def vocab_size(self) -> int:
+        return super().vocab_size if self._side is None else self._side.size
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return super().encode_batch(texts) if self._side is None else self._side.encode(texts, closed=False)
+
+    def read_batch(self, texts: list[str]) -> list[list[int]]:
+        return super().read_batch(texts) if self._side is None else self._side.encode(texts, closed=True)
+
+    def read_marked(self, text: str) -> list[int]:
+        return super().read_marked(text) if self._side is None else self.read_batch([text])[0]
+
+    def save(self, path: str | Path) -> None:
+        super().save(path)
+        marian.copy_files(self._file.parent, Path(path).parent)
+
     def fingerprint(self) -> str:
         try:
-            content = self._file.read_bytes()
+            made = hashlib.sha256(content(self._file)).hexdigest()
         except OSError as error:
             raise UserError(
                 f"tokenizer.path={self._path} cannot be read ({error.strerror}): give a tokenizer.json or its folder"
             ) from None
-        return f"pretrained {hashlib.sha256(content).hexdigest()} {self._ending or self._configured()}"
+        return f"pretrained {made} {self._ending or self._configured()}"
 
     def named_tokens(self) -> dict[str, str]:
         end = self._core.id_to_token(self._end_of_text) if self._core else None
@@ -326,6 +207,12 @@ class Pretrained(Tokenizer):
                 "set data.vocabulary=shared"
             )
         return Pretrained(path=str(path), end_of_text=self._ending)
+
+    def of_targets(self) -> "Pretrained":
+        folder = self._file.parent
+        if not marian.has_files(folder):
+            return self
+        return Pretrained(path=str(folder / marian.TARGET), end_of_text=self._ending)
 
     def _configured(self) -> list[str]:
         """The end of text that a Hugging Face folder names, if it does."""

@@ -65,7 +65,7 @@ class TranslationData(Data):
             raise UserError("translations are batched by tokens: set data.batch_tokens, and no data.batch_size")
         self.seq_len, self.vocabulary, self.validation_fraction = seq_len, vocabulary, validation_fraction
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
-        self.target_tokenizer = self.tokenizer if vocabulary == "shared" else self.tokenizer.twin()
+        self.target_tokenizer = self.tokenizer.of_targets() if vocabulary == "shared" else self.tokenizer.twin()
         self._samples: dict[str, ParallelSamples] = {}
 
     @abstractmethod
@@ -84,9 +84,9 @@ class TranslationData(Data):
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
-        """By side; one where the vocabulary is shared."""
-        both = {"source": self.tokenizer, "target": self.target_tokenizer}
-        return both if self.vocabulary == "separate" else {"source": self.tokenizer}
+        """By side; one where they cut text alike."""
+        one = {"source": self.tokenizer}
+        return one if self.target_tokenizer is self.tokenizer else one | {"target": self.target_tokenizer}
 
     @property
     def decoder_tokens(self) -> DecoderTokens:
@@ -102,8 +102,10 @@ class TranslationData(Data):
         )
 
     def sizes(self) -> dict[str, int]:
-        known, there = {"source": "vocab_size", "target": "target_vocab_size"}, bool(self._samples)
-        sizes = {known[side]: tokenizer.vocab_size if there else 1 for side, tokenizer in self.tokenizers.items()}
+        known = {"vocab_size": self.tokenizer}
+        if self.vocabulary == "separate":
+            known["target_vocab_size"] = self.target_tokenizer
+        sizes = {name: tokenizer.vocab_size if self._samples else 1 for name, tokenizer in known.items()}
         return sizes | {"max_len": self.seq_len}
 
     def samples(self, split: Literal["train", "validation"]) -> ParallelSamples:
@@ -115,15 +117,15 @@ class TranslationData(Data):
 
     def source_ids(self, text: str) -> list[int]:
         """A text as the encoder reads it."""
-        ids: list[int] = self.tokenizer.core.encode(text).ids
-        return ids[: self.seq_len]
+        return self.tokenizer.read_batch([text])[0][: self.seq_len]
 
     def description(self) -> str:
         train, validation = self._samples["train"], self._samples["validation"]
         counts = " and ".join(short(count) for count in train.lengths.sum(axis=0).tolist())
-        sizes = " and ".join(str(tokenizer.vocab_size) for tokenizer in self.tokenizers.values())
+        separate = self.vocabulary == "separate"
+        sizes = " and ".join(str(size) for name, size in self.sizes().items() if "vocab" in name)
         told = f"{len(train)} pairs to train on, of {counts} tokens, {len(validation)} to validate; "
-        return told + f"{'vocabularies' if self.vocabulary == 'separate' else 'shared vocabulary'} of {sizes}"
+        return told + f"{'vocabularies' if separate else 'shared vocabulary'} of {sizes}"
 
     def left_out(self) -> dict[str, str]:
         found = {}
@@ -255,11 +257,12 @@ class TranslationData(Data):
             self.tokenizer.fit(pairs[number].source for number in order)
             self.target_tokenizer.fit(pairs[number].target for number in order)
         else:
-            self.tokenizer.fit(text for number in order for text in pairs[number][:2])
+            for tokenizer in self.tokenizers.values():
+                tokenizer.fit(text for number in order for text in pairs[number][:2])
 
     def _encode(self, pairs: list[Pair], writer: ParallelWriter) -> None:
         sides = [
-            [encoding.ids for encoding in tokenizer.core.encode_batch([pair[side] for pair in pairs])]
+            tokenizer.read_batch([pair[side] for pair in pairs])
             for side, tokenizer in enumerate((self.tokenizer, self.target_tokenizer))
         ]
         for source, target, pair in zip(*sides, pairs, strict=True):

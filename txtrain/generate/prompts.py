@@ -95,11 +95,8 @@ class PromptEncoder:
         """With the special tokens that stand in the text, and those that the tokenizer's file sets around one."""
         if not text:
             return []
-        core = self.trained.tokenizer.core
-        core.encode_special_tokens = False
-        try:
-            ids: list[int] = core.encode(text).ids
-        finally:
-            core.encode_special_tokens = True
-        ended = ids and ids[-1] in self.trained.end_tokens and not text.endswith(str(core.id_to_token(ids[-1])))
-        return ids[:-1] if ended and not isinstance(self.trained.model, EncoderDecoder) else ids
+        tokenizer = self.trained.tokenizer
+        ids = tokenizer.read_marked(text)
+        ended = ids and ids[-1] in self.trained.end_tokens
+        spelled = ended and text.endswith(str(tokenizer.core.id_to_token(ids[-1])))
+        return ids[:-1] if ended and not spelled and not isinstance(self.trained.model, EncoderDecoder) else ids

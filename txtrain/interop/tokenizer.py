@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from txtrain.data import marian
 from txtrain.data.template import ChatTemplate
 from txtrain.data.tokenizer import Tokenizer
 
@@ -31,6 +32,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, source: Path, *, max_len
     if template is not None:
         template.save(folder)
     special = tokenizer.named_tokens() | (dict(template.special_tokens) if template else {})
-    config = {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_len}
+    kind = "MarianTokenizer" if marian.has_files(folder) else "PreTrainedTokenizerFast"
+    config = {**special, "tokenizer_class": kind, "model_max_length": max_len}
     text = json.dumps(config, ensure_ascii=False, indent=2)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

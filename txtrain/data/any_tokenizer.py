@@ -1,0 +1,172 @@
+"""What every tokenizer can do, and the names of special tokens."""
+
+import copy
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import tokenizers
+
+from txtrain.data.special import DecoderTokens
+from txtrain.data.template import ChatTemplate
+from txtrain.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+
+Role = Literal["mask", "class", "separator", "padding"]
+# What tokenizers call their special tokens, by what they are for: ours first.
+ROLES: dict[Role, tuple[str, ...]] = {
+    "mask": ("<mask>", "[MASK]"),
+    "class": ("<cls>", "[CLS]", "<s>"),
+    "separator": ("<sep>", "[SEP]", "</s>"),
+    "padding": ("<pad>", "[PAD]"),
+}
+# What chat templates and Hugging Face folders call them.
+NAMES: dict[Role, str] = {"mask": "mask_token", "class": "cls_token", "separator": "sep_token", "padding": "pad_token"}
+
+# Encoding uses every core. Said aloud, because a later fork (a DataLoader worker) otherwise prints a warning.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+class Tokenizer(ABC):
+    """Text to integers and back; unusable until `fit` or `load` was called."""
+
+    sample_characters: int | None = None  # how much text `fit` wants to see; None is all of it
+
+    def __init__(self) -> None:
+        self._core: tokenizers.Tokenizer | None = None
+        self._end_of_text = -1
+        self._roles: list[Role] = []
+
+    @abstractmethod
+    def fit(self, texts: Iterable[str]) -> None:
+        """Learn what there is to learn from the training split, given in a random but fixed order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What this tokenizer will be, given the same training text."""
+
+    @property
+    def core(self) -> tokenizers.Tokenizer:
+        """The `tokenizers` object that does the work."""
+        if self._core is None:
+            raise RuntimeError("a tokenizer works only after fit() or load()")
+        return self._core
+
+    @property
+    def vocab_size(self) -> int:
+        return self.core.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends a document, and so also stands before one."""
+        self.core  # noqa: B018 - says so when there is none yet
+        return self._end_of_text
+
+    def need(self, *roles: Role) -> None:
+        """Say, before `fit`, what special tokens there must be beside the end of text."""
+        self._roles += [role for role in roles if role not in self._roles]
+
+    def special(self, role: Role) -> int:
+        """The id of a special token.
+
+        Raises:
+            UserError: the vocabulary has none for this.
+        """
+        token = self._find(role)
+        if token is None:
+            raise UserError(
+                f"the tokenizer has no {role} token ({', '.join(ROLES[role])}), which this task needs: start from a "
+                "model that has one, or train a tokenizer, such as tokenizer=bpe"
+            )
+        return token
+
+    def _find(self, role: Role) -> int | None:
+        named = self.named_tokens().get(NAMES[role])
+        ids = (self.core.token_to_id(name) for name in (*([named] if named else []), *ROLES[role]))
+        return next((token for token in ids if token is not None), None)
+
+    @property
+    def filler(self) -> int:
+        """What fills up rows that are shorter than others: the padding token, or without one the end of text."""
+        token = self._find("padding")
+        return self.end_of_text if token is None else token
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """All ids that no text is made of."""
+        added = self.core.get_added_tokens_decoder().items()
+        return frozenset({self.end_of_text, *(token for token, content in added if content.special)})
+
+    def named_tokens(self) -> dict[str, str]:
+        """Special tokens by the names that chat templates know, such as `eos_token`."""
+        own = {NAMES[role]: names[0] for role, names in ROLES.items()} if self._core is not None else {}
+        there = {name: token for name, token in own.items() if self.core.token_to_id(token) is not None}
+        return {"eos_token": END_OF_TEXT} | there
+
+    def _new_tokens(self) -> list[str]:
+        """Special tokens that `fit` makes: the end of text, and what was asked for."""
+        return [END_OF_TEXT, *(ROLES[role][0] for role in self._roles)]
+
+    def _named_roles(self) -> str:
+        """What `need` adds to the fingerprint."""
+        return "".join(f" {role}" for role in self._roles)
+
+    def chat_template(self) -> ChatTemplate | None:
+        """How conversations are written for this tokenizer, if it says so."""
+        return None
+
+    def decoder_tokens(self) -> DecoderTokens:
+        """What the decoder of an encoder-decoder begins with, and what ends its text."""
+        return DecoderTokens(start=self.end_of_text, ends=frozenset({self.end_of_text}))
+
+    def twin(self) -> "Tokenizer":
+        """Another one with the same settings, for the targets of a translation; before `fit` or `load`."""
+        return copy.deepcopy(self)
+
+    def of_targets(self) -> "Tokenizer":
+        """What cuts the targets of a translation whose vocabulary is that of the sources; before `fit` or `load`."""
+        return self
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, on all cores, without special tokens: `<|endoftext|>` in a text is spelt out."""
+        return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def read_batch(self, texts: list[str]) -> list[list[int]]:
+        """The same with the special tokens that the tokenizer's file sets around a text."""
+        return [encoding.ids for encoding in self.core.encode_batch(texts)]
+
+    def read_marked(self, text: str) -> list[int]:
+        """The same of one text, in which special tokens that it spells are these tokens."""
+        self.core.encode_special_tokens = False
+        try:
+            return list(self.core.encode(text).ids)
+        finally:
+            self.core.encode_special_tokens = True
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of the ids, end-of-text left out."""
+        return self.core.decode([token for token in ids if token != self._end_of_text], skip_special_tokens=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write a `tokenizer.json`."""
+        # Not by the library's own `save`, which raises bare Exceptions.
+        Path(path).write_text(self.core.to_str(pretty=True), encoding="utf-8")
+
+    def load(self, path: str | Path) -> None:
+        """Take over what `save` wrote."""
+        self.adopt(tokenizers.Tokenizer.from_file(str(path)), END_OF_TEXT)
+
+    def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
+        """Work with this one from now on."""
+        end = core.token_to_id(end_of_text)
+        assert end is not None, f"no token {end_of_text}"
+        core.encode_special_tokens = True  # a text that holds "<|endoftext|>" must not end a document
+        core.no_truncation()
+        core.no_padding()
+        self._core, self._end_of_text = core, end
