@@ -250,3 +250,56 @@ def test_an_evaluation_takes_the_labels_of_the_model(tmp_path):
     assert made.labels == ["high", "low", "none"]
     assert len(made.samples("validation")) == 10 and len(made.samples("train")) == 0
     assert made.samples("validation").batch(np.arange(10))["targets"].tolist() == [1] * 10
+
+
+def uneven(path, count=40):
+    """Clips of 0.1 to 2 seconds, most of them short."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        write(path / "ab"[number % 2] / f"{number}.wav", seconds=0.1 + 1.9 * random.random() ** 3)
+    return path
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.2])
+@pytest.mark.parametrize("fill", ["mask", "silence"])
+def test_a_step_has_at_most_so_many_seconds_of_clips_of_about_one_length(tmp_path, speed, fill):
+    options = {"max_seconds": 1.5, "fill": fill, "augment": Augment(speed=speed), "validation_fraction": 0.2}
+    made = prepared(uneven(tmp_path / "own"), tmp_path, batch_seconds=4.0, batch_size=12, **options)
+    for split in ("train", "validation"):
+        samples = made.samples(split)
+        order = made.order(samples, seed=3)
+        for epoch in (0, 1):
+            steps = [order.samples(epoch, step).samples for step in range(order.steps)]
+            assert sorted(i for found in steps for i in found.tolist()) == list(range(len(samples)))
+            for found in steps:
+                frames = samples.batch(found, epoch)["frames"]
+                assert len(frames) <= 12
+                assert len(frames) == 1 or frames.shape[0] * frames.shape[1] <= 400
+    assert made.micro(2) is None and made.accumulation(2) == 1
+    assert "at most 12 clips and 4 s a step" in made.batch_told(1)
+
+
+def test_less_of_the_frames_is_padding(tmp_path):
+    path = uneven(tmp_path / "own", count=120)
+    read = {}
+    for seconds in (None, 8.0):
+        made = prepared(path, tmp_path, batch_seconds=seconds, batch_size=16 if seconds is None else 100)
+        samples = made.samples("train")
+        order = made.order(samples, seed=0)
+        batches = [samples.batch(order.samples(0, step).samples) for step in range(order.steps)]
+        read[seconds] = sum(batch["frames"][..., 0].numel() for batch in batches)
+        real = sum(int(batch["lengths"].sum()) for batch in batches)
+    assert read[8.0] < 1.25 * real < 0.5 * read[None]
+
+
+@pytest.mark.parametrize("wrong", [{"batch_seconds": 0.0}, {"max_seconds": 0.05}])
+def test_too_few_seconds_are_refused(tmp_path, wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(UserError, match=rf"data\.{name}={value} is too short: set data\.{name}=0\.1"):
+        data(folder(tmp_path / "own"), tmp_path, **wrong)
+
+
+def test_steps_by_length_need_the_clips(tmp_path):
+    made = data(folder(tmp_path / "own"), tmp_path, batch_seconds=2.0)
+    with pytest.raises(UserError, match="the clips are gone"):
+        made.order(range(18), seed=0)

@@ -91,6 +91,17 @@ def test_ranks_share_the_same_steps(kind, ranks, accumulation):
             assert {int(batch["step_tokens"]) for batch in batches[mine]} == {valid}
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 10**6])
+def test_a_step_has_at_most_so_many_samples_too(batch_size):
+    order = buckets(batch_size=batch_size)
+    steps = [order.samples(2, step).samples for step in range(order.steps)]
+    assert sorted(i for found in steps for i in found.tolist()) == list(range(len(LENGTHS)))
+    assert all(len(found) <= batch_size for found in steps)
+    assert all(len(found) == 1 or len(found) * LENGTHS[found].max() <= 512 for found in steps)
+    if batch_size == 10**6:
+        assert order.starts.tolist() == buckets().starts.tolist()
+
+
 def test_bounds_grow_by_a_tenth():
     found = bounds(500)
     assert found[0] == SHORTEST and found[-2] < 500 <= found[-1]
@@ -99,4 +110,5 @@ def test_bounds_grow_by_a_tenth():
 
 def test_cuts_by_hand():
     assert cut(np.array([2, 2, 3, 3, 9]), 6).tolist() == [0, 2, 4, 5]
+    assert cut(np.array([2, 2, 2, 3, 9]), 9, count=2).tolist() == [0, 2, 4, 5]
     assert cut(np.array([], dtype=np.int64), 6).tolist() == [0]

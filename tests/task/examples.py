@@ -6,6 +6,9 @@ from pathlib import Path
 
 TEXT = Path(__file__).parents[1] / "golden" / "text.txt"
 TINY = ["logger=none", "trainer.accelerator=cpu", "model.dim=32", "model.num_layers=1", "tokenizer.vocab_size=400"]
+# The third one cuts up no weight of a small model unless it is told to.
+ZERO = ["deepspeed_zero1", "deepspeed_zero2"]
+ZERO += ["deepspeed_zero3 strategy.zero_optimization.stage3_param_persistence_threshold=0"]
 LABELS = {"bad": "awful", "good": "lovely", "neutral": "so"}
 
 

@@ -11,14 +11,16 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from tests import forked
+from tests.task.examples import ZERO
 from txtrain.audio.augment import Augment
 from txtrain.audio.mel import log_mel
 from txtrain.cli import main
 from txtrain.data.audio_folder import AudioFolder
 from txtrain.data.tokenizer import Char
-from txtrain.saving import checkpoint_step, list_checkpoints
+from txtrain.saving import Reader, checkpoint_step, list_checkpoints
 
 ROOT = Path(__file__).parents[2]
 LETTERS = {"a": 300.0, "b": 900.0, "c": 1800.0}
@@ -89,8 +91,8 @@ def test_it_learns_and_says_so(sounds, tmp_path, task):
         assert (tmp_path / "run" / "tokenizer.json").is_file()
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_resumed_run_is_the_run(sounds, tmp_path, task):
+@pytest.mark.parametrize(("task", "batches"), [*((task, []) for task in TASKS), (TASKS[1], ["data.batch_seconds=3"])])
+def test_a_resumed_run_is_the_run(sounds, tmp_path, task, batches):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     options = [
         "trainer.max_steps=9",
@@ -99,14 +101,16 @@ def test_a_resumed_run_is_the_run(sounds, tmp_path, task):
         "model.dropout=0.1",
         "trainer.val_check_interval=9",
     ]
-    train(*command(sounds, task, whole, *options, "data.micro_batch_size=3"))
+    train(*command(sounds, task, whole, *options, *batches, "data.micro_batch_size=3"))
     shutil.copytree(whole, resumed)
     for checkpoint in list_checkpoints(resumed / "checkpoints"):
         if checkpoint_step(checkpoint) > 5:
             shutil.rmtree(checkpoint)
     train(f"resume={resumed}")
     assert [exact(row) for row in rows(resumed)] == [exact(row) for row in rows(whole)]
-    assert len(rows(whole)) == 10 and (whole / "checkpoints").is_dir()
+    assert len(rows(whole)) == 10
+    ends = [Reader(list_checkpoints(run / "checkpoints")[0]) for run in (whole, resumed)]
+    assert set(ends[0]) == set(ends[1]) and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -144,17 +148,15 @@ def launched(sounds, task, folder, *overrides):
     return rows(folder / "run")
 
 
-ZERO = "strategy=deepspeed_zero3 strategy.zero_optimization.stage3_param_persistence_threshold=0"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("strategy", ["strategy=ddp", pytest.param(ZERO, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.heavy) for name in ZERO)])
 def test_two_devices_count_as_one_does(sounds, tmp_path, task, strategy):
     options = ["optimizer=sgd", "optimizer.lr=0.1", "data.batch_size=7"]  # which two devices cannot share equally
+    options += ["data.batch_seconds=3"] if task == "speech_recognition" else []
     (tmp_path / "two").mkdir()
     train(*command(sounds, task, tmp_path / "one", *options, "trainer.max_steps=3", "save.every=1000"))
-    two = launched(sounds, task, tmp_path / "two", *options, "trainer.devices=2", *strategy.split())
+    two = launched(sounds, task, tmp_path / "two", *options, "trainer.devices=2", *f"strategy={strategy}".split())
     for mine, other in zip(rows(tmp_path / "one"), two, strict=True):
         numbers = {name for name in mine if name.startswith("validation") or name in ("train/loss", "train/tokens")}
         assert {n: other[n] for n in numbers} == pytest.approx({n: mine[n] for n in numbers}, rel=1e-5)
@@ -209,6 +211,18 @@ def test_an_evaluation_has_the_numbers_of_the_run(sounds, trained, tmp_path, tas
     names = ["loss", "accuracy", "f1"] if task == "audio_classification" else ["loss", "wer", "cer"]
     for name in names:
         assert numbers[name] == pytest.approx(outcome["validation_loss" if name == "loss" else name], rel=1e-6)
+
+
+def test_batches_of_one_length_change_no_number(sounds, trained, tmp_path):
+    """Nor does how many clips go through at a time."""
+    found, own = [], ["data=audio_folder", f"data.path={sounds / 'said.jsonl'}", "trainer.accelerator=cpu"]
+    for words in ([], ["data.batch_seconds=2"], ["data.batch_size=3", "data.batch_seconds=1"], ["data.batch_size=1"]):
+        words = [*words, *own, "--json", str(tmp_path / "eval.json")]
+        assert main(["eval", str(trained / "speech_recognition"), *words]) == 0
+        found.append(json.loads((tmp_path / "eval.json").read_text()))
+    for other in found[1:]:
+        assert (other["wer"], other["cer"]) == (found[0]["wer"], found[0]["cer"])
+        assert other["loss"] == pytest.approx(found[0]["loss"], rel=1e-6)
 
 
 def test_other_clips_are_evaluated_whole_with_the_labels_of_the_run(sounds, trained, tmp_path, capsys):

@@ -17,6 +17,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from tests.interop.test_vit import saved_vit
 from tests.pairwise import pairwise
+from tests.task.examples import ZERO
 from tests.test_options import compose
 from txtrain.cli import main
 from txtrain.config import config_directory, options
@@ -269,12 +270,12 @@ def test_a_run_is_evaluated_predicts_and_goes_out_to_transformers(capsys):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", *ZERO])
 def test_two_processes_train_and_evaluate_as_one(strategy, tmp_path):
     """The same losses, and the same images of each class taken for each, in all of the validation set."""
     fixed = [*RUN, "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.limit_val_batches=1.0"]
     fixed += ["data.mixing.mixup=0.2", "optimizer.eps=1e-6", "lora.rank=0", "ema.decay=0.8"]
-    for run, words in {"one": [], "two": ["trainer.devices=2", f"strategy={strategy}"]}.items():
+    for run, words in {"one": [], "two": ["trainer.devices=2", *f"strategy={strategy}".split()]}.items():
         command = [sys.executable, "-m", "txtrain", "train", *fixed, *words, f"run_dir={run}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -58,6 +58,10 @@ class Augment:
         samples = min(max(1, round(len(waveform) / speed)), max(most, len(waveform)))
         return F.interpolate(waveform[None, None], size=samples, mode="linear")[0, 0]
 
+    def longest(self, samples: int) -> int:
+        """What the slowest speed makes of a waveform."""
+        return int(samples / (1 - self.speed)) + 1 if self.speed else samples
+
     def shortest(self, samples: int) -> int:
         """What the fastest speed leaves of a waveform."""
         return max(1, int(samples / (1 + self.speed)))

@@ -24,6 +24,11 @@ def fill_up(waveform: Tensor, samples: int) -> Tensor:
     return F.pad(waveform, (0, max(0, samples - len(waveform))))
 
 
+def padded_width(longest: int, max_frames: int) -> int:
+    """Frames of a batch whose longest clip has so many."""
+    return min(-(-longest // FRAME_MULTIPLE) * FRAME_MULTIPLE, max(longest, max_frames))
+
+
 def stack(spectrograms: Sequence[Tensor | None], *, num_mels: int, max_frames: int) -> dict[str, Tensor]:
     """Spectrograms (T, M) → `frames` (B, F, M), zero behind the end of each, and `lengths` (B,).
 
@@ -34,8 +39,7 @@ def stack(spectrograms: Sequence[Tensor | None], *, num_mels: int, max_frames: i
         max_frames: of the longest clip that there can be.
     """
     lengths = torch.tensor([1 if clip is None else len(clip) for clip in spectrograms], dtype=torch.int64)
-    longest = int(lengths.max())
-    width = min(-(-longest // FRAME_MULTIPLE) * FRAME_MULTIPLE, max(longest, max_frames))
+    width = padded_width(int(lengths.max()), max_frames)
     frames = torch.zeros(len(spectrograms), width, num_mels)
     for row, clip in enumerate(spectrograms):
         if clip is not None:

@@ -3,7 +3,7 @@
 import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from txtrain.audio.augment import Augment
-from txtrain.audio.batch import Fill, crop, fill_up, stack
+from txtrain.audio.batch import Fill, crop, fill_up, padded_width, stack
 from txtrain.audio.clips import Clip, Recording, Waveforms, read_clips, read_notes, write_clips, write_notes
 from txtrain.audio.ctc import frames_needed
 from txtrain.audio.files import to_floats
 from txtrain.audio.mel import LogMel
 from txtrain.data import cache
 from txtrain.data.base import Data, Origin
+from txtrain.data.buckets import Buckets
 from txtrain.data.labels import balance, check_known, find_labels, read_labels, write_labels
-from txtrain.data.order import sample_generator
+from txtrain.data.order import Order, sample_generator
 from txtrain.data.packing import IGNORED, PADDING
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
@@ -45,6 +46,8 @@ class AudioData(Data):
         max_seconds: of the longest clip that a model reads.
         fill: shorter clips are filled up to the longest of their batch and what fills them is hidden from the model
             (`mask`), or with silence to `max_seconds`, which it hears (`silence`, as Whisper was trained).
+        batch_seconds: of a step at most, over all devices, padding included; its clips, at most `batch_size`, are about
+            equally long. Default: steps of `batch_size` clips of any length.
         base: those of all data.
     """
 
@@ -57,11 +60,14 @@ class AudioData(Data):
         augment: Augment,
         max_seconds: float = 10.0,
         fill: Fill = "mask",
+        batch_seconds: float | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        if max_seconds < 0.1:
-            raise UserError(f"data.max_seconds={max_seconds} is too short: set data.max_seconds=0.1 or more")
+        for name, seconds in {"max_seconds": max_seconds, "batch_seconds": batch_seconds}.items():
+            if seconds is not None and seconds < 0.1:
+                raise UserError(f"data.{name}={seconds} is too short: set data.{name}=0.1 or more")
+        self.batch_seconds = batch_seconds
         self.features, self.augment, self.fill = features, augment, fill
         self.max_samples = round(max_seconds * features.sample_rate)
         self.max_seconds = max_seconds
@@ -170,6 +176,25 @@ class AudioData(Data):
             fill=self.fill,
         )
 
+    # Batches
+
+    def order(self, samples: Sized, *, seed: int) -> Order:
+        if self.batch_seconds is None:
+            return super().order(samples, seed=seed)
+        if not isinstance(samples, AudioSamples):
+            raise UserError("which clips a step saw follows from their lengths, and the clips are gone: put them back")
+        most = self.features.num_frames(round(self.batch_seconds * self.features.sample_rate))
+        return Buckets(samples.widths(), batch_tokens=most, batch_size=self.batch_size, seed=seed)
+
+    def micro(self, devices: int) -> int | None:
+        return super().micro(devices) if self.batch_seconds is None else None
+
+    def batch_told(self, devices: int) -> str:
+        if self.batch_seconds is None:
+            return super().batch_told(devices)
+        clips = f"at most {self.batch_size} clips and {self.batch_seconds:g} s a step, of about one length"
+        return f"{clips}: micro-batches of at most {self._micro(devices)}"
+
     def said(self, split: Split, index: Sequence[int]) -> list[str]:
         """The labels or transcripts of some clips, as they were given."""
         return [self.clips[split][i].said for i in index]
@@ -271,6 +296,16 @@ class AudioSamples:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def widths(self) -> NDArray[np.int64]:
+        """How many frames each clip takes at most, with what fills it up to the next of few widths."""
+        longest = [clip.samples for clip in self.waveforms.clips]
+        if self.augment is not None:
+            longest = [self.augment.longest(samples) for samples in longest]
+        if self.fill == "silence":
+            longest = [self.max_samples] * len(longest)
+        frames = [self.features.num_frames(min(samples, self.max_samples)) for samples in longest]
+        return np.array([padded_width(count, self.max_frames) for count in frames], dtype=np.int64)
 
     def batch(self, index: NDArray[np.int64], epoch: int = 0) -> dict[str, Tensor]:
         """frames (B, F, M), lengths (B,) in frames, targets (B,) of labels or (B, L) of tokens, index (B,).

@@ -23,13 +23,16 @@ class Buckets:
         batch_tokens: of a step over all devices: samples times the bound of the longest one's bucket. A sample that is
             longer is a step of its own.
         seed: of both orders.
+        batch_size: most samples of a step. Default: as many as `batch_tokens` lets in.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], *, batch_tokens: int, seed: int) -> None:
+    def __init__(
+        self, lengths: NDArray[np.int64], *, batch_tokens: int, seed: int, batch_size: int | None = None
+    ) -> None:
         self.size, self.seed = len(lengths), seed
         self.bounds = bounds(int(lengths.max(initial=1)))
         self.bucket = np.searchsorted(self.bounds, lengths)
-        self.starts = cut(self.bounds[np.sort(self.bucket)], batch_tokens)
+        self.starts = cut(self.bounds[np.sort(self.bucket)], batch_tokens, batch_size)
         self.steps = len(self.starts) - 1
         self._sorted = lru_cache(maxsize=2)(self._in_buckets)
 
@@ -59,10 +62,14 @@ def bounds(longest: int) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def cut(lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Where to cut ascending lengths so that no part, times its last length, has more than `most`; with both ends."""
+def cut(lengths: NDArray[np.int64], most: int, count: int | None = None) -> NDArray[np.int64]:
+    """Where to cut ascending lengths so that no part, times its last length, has more than `most`; with both ends.
+
+    With `count` no part has more than so many either.
+    """
     starts = [0]
     for place, length in enumerate(lengths.tolist()):
-        if (place + 1 - starts[-1]) * length > most and place > starts[-1]:
+        size = place + 1 - starts[-1]
+        if size > 1 and (size * length > most or (count is not None and size > count)):
             starts.append(place)
     return np.array([*starts, len(lengths)] if len(lengths) else starts, dtype=np.int64)

@@ -27,7 +27,7 @@ from txtrain.trained import Trained, load_trained
 # What the user may type; all else would be another model, or does nothing here.
 GROUPS = ("data", "trainer", "strategy", "compile")
 OF_SOUND = ("features", "max_seconds", "fill")
-BATCHES = ("batch_size", "micro_batch_size", "batch_tokens", "micro_batch_tokens")
+BATCHES = ("batch_size", "micro_batch_size", "batch_seconds", "batch_tokens", "micro_batch_tokens")
 # What other data take over from those of the run, so that numbers compare.
 KEPT = ("seq_len", "packing", "masking", "vocabulary", "validation_fraction", *BATCHES, *OF_SOUND)
 OF_TASK = ("masking",)  # a key that the task adds to the data
