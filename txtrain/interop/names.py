@@ -138,6 +138,21 @@ class Names:
                 return Place(rule, part, theirs, module, siblings, tuple(read) or (theirs,))
         return None
 
+    def find_layer(self, ours: str, own: Container[str] = ()) -> Place | None:
+        """The same for a layer, also where its weight has a rule of its own."""
+        place = self.find(ours, own)
+        weight = self.find(f"{ours}.weight", own) if place is None else None
+        if weight is None or not weight.theirs.endswith(".weight"):
+            return place
+        return Place(
+            weight.rule,
+            weight.part,
+            weight.theirs.removesuffix(".weight"),
+            weight.module.removesuffix(".weight"),
+            tuple(name.removesuffix(".weight") for name in weight.siblings),
+            tuple(name.removesuffix(".weight") for name in weight.read),
+        )
+
     def of_part(self, part: str) -> Iterator[str]:
         """How their names of the weights in one of our parts, such as `head`, begin."""
         for rule in self.rules:

@@ -17,6 +17,7 @@ from txtrain.errors import UserError
 from txtrain.interop.family import Family
 from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.names import Place
+from txtrain.model import EncoderDecoder
 from txtrain.model.lora.exchange import Adapter, Change, put, remove, taken
 from txtrain.model.lora.merging import adapters, check_mergeable
 from txtrain.saving import write_tensors
@@ -132,7 +133,7 @@ def read_adapter(path: Path, model: nn.Module, family: Family, *, heads: int) ->
     used: set[str] = set()
     own = dict(model.named_parameters())
     for name, layer in model.named_modules():
-        place = family.names.find(name, own) if isinstance(layer, nn.Linear | nn.Embedding) else None
+        place = family.names.find_layer(name, own) if isinstance(layer, nn.Linear | nn.Embedding) else None
         theirs = next((known for known in _names(place, family) if known in modules), None)
         if place is None or theirs is None:
             continue
@@ -174,7 +175,7 @@ def write_adapter(
     assert found, "the model has no adapters"
     places, own = dict[str, Place](), dict(model.named_parameters())
     for name in found:
-        place = family.names.find(name, own)
+        place = family.names.find_layer(name, own)
         if place is None:
             raise UserError(f"{family.model_types[0]} has no layer like {name}: leave it out of lora.targets")
         places[place.module] = place
@@ -186,17 +187,24 @@ def write_adapter(
         tensors[f"{PREFIX}{theirs}.{low}"], tensors[f"{PREFIX}{theirs}.{high}"] = change.low, change.high
         if change.magnitude is not None:
             tensors[f"{PREFIX}{theirs}.lora_magnitude_vector"] = change.magnitude
-    found_places = (family.names.find(name.rpartition(".")[0], own) for name in own)
+    found_places = (family.names.find_layer(name.rpartition(".")[0], own) for name in own)
     others = {place.theirs for place in found_places if place} - changes.keys()
     config = _config(changes, rslora=rslora) | {
         "target_modules": shortest(changes.keys(), others),
         "base_model_name_or_path": str(base),
-        "task_type": "CAUSAL_LM" if re.search("CausalLM|LMHead", family.architecture) else None,
+        "task_type": _task_type(family),
         "fan_in_fan_out": any(place.rule.transposed for place in places.values()),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / TENSORS, {name: each.contiguous() for name, each in tensors.items()}, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _task_type(family: Family) -> str | None:
+    """PEFT's name of what the model is for, where its head writes text."""
+    if family.model_class is EncoderDecoder:
+        return "SEQ_2_SEQ_LM"
+    return "CAUSAL_LM" if re.search("CausalLM|LMHead", family.architecture) else None
 
 
 def shortest(names: Set[str], others: Set[str]) -> list[str]:
@@ -246,8 +254,12 @@ def _part(parts: Mapping[str, Tensor], place: Place, rows: list[int], sizes: tup
 
 
 def _names(place: Place | None, family: Family) -> Sequence[str]:
-    """Names that their module may have in files: of the model with its head, or of what is under it."""
-    names = (place.module, place.theirs) if place else ()
+    """Names that their module may have in files: of the model with its head, or of what is under it.
+
+    A weight that files have under several names is a table that is used in several places, under none of them: an
+    adapter of such a name is never called.
+    """
+    names = () if place is None else (place.module,) if place.rule.read else (place.module, place.theirs)
     return [*names, *(name.removeprefix(family.prefix) for name in names)]
 
 

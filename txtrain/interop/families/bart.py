@@ -52,7 +52,7 @@ def barts_rules() -> Iterable[Rule]:
     shared, encoder = "model.shared", "model.encoder.embed_tokens"
     either = (encoder, shared)  # a file of unshared vectors may have others under the second, which are not used
     yield Rule("encoder.embedding.tokens", encoder, read=either, given="decoder.embedding.tokens.weight")
-    yield Rule("encoder.embedding.tokens", shared, read=either)
+    yield Rule("encoder.embedding.tokens", shared, read=either, module=encoder)
     yield Rule("decoder.embedding.tokens", "model.decoder.embed_tokens")
     yield Rule("decoder.head.linear.weight", "lm_head.weight")
     yield Rule("decoder.head.linear.bias", "final_logits_bias", leading=1, default=0.0)

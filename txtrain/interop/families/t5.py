@@ -43,7 +43,8 @@ class ScaledHead(Part):
 
 def t5s_rules() -> Iterable[Rule]:
     """Names: sublayers are numbered, and the first layer has the table of all."""
-    yield Rule("encoder.embedding.tokens", "shared", read=("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    tables = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+    yield Rule("encoder.embedding.tokens", "shared", read=tables, module="encoder.embed_tokens")
     yield Rule("decoder.embedding.tokens", "decoder.embed_tokens")
     yield Rule("decoder.head.linear", "lm_head", read=("lm_head", "shared"))
     for side, last in (("encoder", 1), ("decoder", 2)):
