@@ -19,6 +19,7 @@ class Context:
     """What all layers of a stack share in one forward pass: made once, by `Context.build`."""
 
     kernel: Kernel
+    scores: Scores
     prepared: dict[int | None, Any]
     encoding: Encoding | None
     tables: Any
@@ -43,7 +44,7 @@ class Context:
         prepared = kernel.prepare(scores, {layer.window for layer in layers}, dtype)
         # In self-attention the keys that a pass projects are those of its queries' tokens; a cache holds rotated ones.
         tables = None if encoding is None else encoding.tables(scores.q_positions)
-        return cls(kernel=kernel, prepared=prepared, encoding=encoding, tables=tables)
+        return cls(kernel=kernel, scores=scores, prepared=prepared, encoding=encoding, tables=tables)
 
     def rotate(self, x: Tensor, role: Role) -> Tensor:
         """Applies the rotary encoding; the identity in cross-attention."""
