@@ -218,7 +218,7 @@ def test_two_processes_find_the_same(folder, evaluate):
         (["rope", "trainer.precision=bf16-mixed,32"], "trainer.precision has several values"),
         (["learned", "data.seq_len=64"], "position 63 is outside the table of 32 learned positions"),
         (["rope", "--plot", "loss.xyz"], "--plot loss.xyz has no extension of a picture: name a file such as loss.png"),
-        (["rope", "--plots"], "see txtrain eval --help"),
+        (["rope", "--plotted"], "see txtrain eval --help"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, told, evaluate, capsys):

@@ -1,7 +1,7 @@
 """`txtrain eval`: how good trained models are at their tasks, on any number of devices, and by length of context."""
 
 import logging
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,14 @@ from txtrain.evaluate.subject import Subject, check_length, new_subject, typed_k
 from txtrain.launch import find_launch
 from txtrain.logger import setup_logging
 from txtrain.model.transformer import TransformerStack
+from txtrain.plots.canvas import check_matplotlib
+from txtrain.plots.folder import hang
+from txtrain.plots.gallery import Choice, Gallery
+from txtrain.plots.guesses import Guesses
 from txtrain.start import class_of
 from txtrain.strategy import ending_processes
 from txtrain.task.causal_lm import CausalLM
+from txtrain.task.classification import Classification
 from txtrain.train import new_strategy, new_task, telling_mistakes
 from txtrain.trainer import lightning_trainer
 
@@ -33,6 +38,7 @@ DESCRIPTION = """The loss and other numbers of trained models on their task.
   txtrain eval runs/gpt/RUN data=text data.path=my.txt           on other text, all of it
   txtrain eval RUN RUN --by-position data.seq_len=2048 --plot f.png    against the length of context
   txtrain eval runs/gpt/RUN trainer.devices=8 strategy=fsdp      on several devices: the same numbers
+  txtrain eval runs/gpt/RUN --plots --layers 0,5 --heads 0,3     pictures of it, into the run's folder
 
 MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder, which needs
 data=. Overrides are those of train, of the groups data, trainer and strategy."""
@@ -48,6 +54,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     with launch.first_tells(), telling_mistakes():
         if options.plot:
             check_plot(options.plot)
+        if options.plots:
+            check_matplotlib("--plots")
         composed = compose(options.overrides).config
         if composed is None:
             raise UserError("eval takes no sweep: give one value to each key")
@@ -61,14 +69,18 @@ def evaluate(arguments: Sequence[str]) -> None:
             raise UserError(
                 "--by-position and --plot are for models that continue texts (task=causal_lm): leave them out"
             )
+        if options.plots:
+            options.choice.of(first.model, len(first.data.samples("validation")))
         launch.tell("eval")
         nodes = {group: node for group, node in first.config.items() if OmegaConf.is_config(node)}
         parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
         trainer = lightning_trainer(parts["trainer"], new_strategy(first.config, parts))
     with ending_processes(trainer):
-        results = [measure(trainer, subject, parts) for subject in (first, *subjects)]
+        found = [measure(trainer, subject, parts, options) for subject in (first, *subjects)]
     if launch.rank == 0:
-        tell(results, options)
+        tell([result for result, _ in found], options)
+        for result, pictures in found:
+            hang(pictures, result.run)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -79,13 +91,30 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("words", metavar="MODEL", nargs="*", help="run, checkpoint or folder")
     parser.add_argument("--by-position", action="store_true", help="the loss against the length of context too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of that, such as loss.png")
+    parser.add_argument("--plots", action="store_true", help="pictures of what there is to see, as PNG files")
+    parser.add_argument("--layers", type=numbers, metavar="N,N", help="of attention maps; default: first, middle, last")
+    parser.add_argument("--heads", type=numbers, metavar="N,N", help="of attention maps; default: the first 8")
+    parser.add_argument("--sample", type=int, metavar="N", help="number of the validation sample that is shown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, a line of JSON for each model")
     options = parser.parse_intermixed_args(arguments)
     options.models, options.overrides = split(options.words)
     options.by_position |= options.plot is not None
+    chosen = {name: getattr(options, name) for name in ("layers", "heads", "sample")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if chosen and not options.plots:
+        raise UserError(f"--{min(chosen)} says what --plots shows: type --plots too, or leave it out")
+    options.choice = Choice(**chosen)
     if not options.models:
         raise UserError("eval needs a model: type txtrain eval runs/NAME/RUN")
     return options
+
+
+def numbers(text: str) -> list[int]:
+    """`0,5` → [0, 5]."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ArgumentTypeError(f"{text} are no numbers, type them such as 0,5") from None
 
 
 def iter_subjects(models: Sequence[str], composed: DictConfig, typed: set[str]) -> Iterator[Subject]:
@@ -109,13 +138,18 @@ def iter_subjects(models: Sequence[str], composed: DictConfig, typed: set[str]) 
             yield subject
 
 
-def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result:
-    """Validates one model as training does."""
+def measure(
+    trainer: Trainer, subject: Subject, parts: dict[str, Any], options: Namespace
+) -> tuple[Result, dict[str, bytes]]:
+    """Validates one model as training does, and draws what was asked for: PNG files by name."""
     model, data, config = subject.model, subject.data, subject.config
     new = instantiate(config.task, _convert_="all")
     meter = Meter(length=data.seq_len) if new.func is CausalLM else None
-    task = new_task(config, parts | {"task": new} | ({"loss": meter} if meter else {}), lambda: model, None)
-    trainer.callbacks = [meter] if meter else []
+    guesses = Guesses(parts["loss"]) if options.plots and issubclass(new.func, Classification) else None
+    gallery = Gallery(options.choice, model, len(data.samples("validation")), guesses) if options.plots else None
+    instead = meter or guesses
+    task = new_task(config, parts | {"task": new} | ({"loss": instead} if instead else {}), lambda: model, None)
+    trainer.callbacks = [callback for callback in (meter, guesses, gallery) if callback is not None]
     limit = config.trainer.limit_val_batches
     if not limit:
         raise UserError("trainer.limit_val_batches=0 evaluates nothing: type trainer.limit_val_batches=1.0")
@@ -125,7 +159,7 @@ def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result
     if not task.validation_targets:
         raise UserError(f"{subject.name}: {subject.text} hold nothing that could be scored: give more")
     metrics = {name.removeprefix("validation/"): value for name, value in task.validation.items()}
-    return Result(
+    result = Result(
         model=subject.name,
         encoding=" and ".join(dict.fromkeys(encodings(model))),
         trained_len=subject.trained_len,
@@ -136,7 +170,9 @@ def measure(trainer: Trainer, subject: Subject, parts: dict[str, Any]) -> Result
         targets=task.validation_targets,
         counted=task.targets,
         buckets=buckets(meter, subject.trained_len) if meter else [],
+        run=subject.run,
     )
+    return result, gallery.pictures if gallery else {}
 
 
 def encodings(model: nn.Module) -> list[str]:

@@ -1,17 +1,16 @@
 """The loss against the length of context, drawn."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from txtrain.errors import UserError
 from txtrain.evaluate.result import Result
+from txtrain.plots.canvas import check_matplotlib
 
 
 def check_plot(path: Path) -> None:
     """Refuses, before anything is computed, what could not be drawn or written."""
-    if find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib, which is not installed: type pip install 'txtrain[plots]'")
+    check_matplotlib("--plot")
     from matplotlib.figure import Figure
 
     kinds = Figure().canvas.get_supported_filetypes()

@@ -40,6 +40,7 @@ class Result:
         targets: how many there are.
         counted: what they are, in a word.
         buckets: the loss by length of context, of a model that continues texts.
+        run: the directory of the model's run, if it has one.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Result:
     targets: int
     counted: str = "tokens"
     buckets: list[Bucket] = field(default_factory=list)
+    run: Path | None = None
 
     @property
     def label(self) -> str:

@@ -46,6 +46,7 @@ class Subject:
         config: of the whole evaluation.
         data: with its samples made.
         text: what part of which data that is, in words.
+        run: the directory of its run, if it has one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Subject:
     config: DictConfig
     data: Data
     text: str
+    run: Path | None = None
 
 
 def typed_keys(overrides: Sequence[str]) -> set[str]:
@@ -117,7 +119,8 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
     data.prepare_evaluation()
     for told, what in data.left_out().items():
         log.info("%-14s %s", told, what)
-    return Subject(name=name, model=trained.model, trained_len=trained.max_len, config=config, data=data, text=text)
+    known = {"name": name, "model": trained.model, "trained_len": trained.max_len, "run": run}
+    return Subject(config=config, data=data, text=text, **known)
 
 
 def run_config(composed: DictConfig, saved: DictConfig, typed: set[str]) -> DictConfig:

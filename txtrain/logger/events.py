@@ -57,6 +57,18 @@ class TensorBoard(Enduring, TensorBoardLogger):
         with self.enduring():
             self.experiment.add_text("samples", f"    {prompt}|{text}".replace("\n", "\n    "), step)
 
+    def reopen(self, *, step: int, rows: Sequence[Row]) -> None:
+        """Of a run that has ended: what it has stays."""
+        self.begin(step=step, rows=rows)
+
+    def log_pictures(self, pictures: Mapping[str, bytes], *, step: int) -> None:
+        """PNG files by name."""
+        from txtrain.plots.canvas import as_array
+
+        with self.enduring():
+            for name, content in pictures.items():
+                self.experiment.add_image(f"plots/{name}", as_array(content), step, dataformats="HWC")
+
     @rank_zero_only
     def save(self) -> None:
         """Writes what waits in memory; with each checkpoint, so that a run that goes on from it lacks nothing."""

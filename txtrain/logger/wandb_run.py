@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class WandB(Enduring, WandbLogger):
         self.run_dir, self.settings, self.run_config, self.timeout = run_dir, settings, config, timeout
         self.mode, self.reason = choose_mode(os.environ)
         self.run_id: str | None = None
+        self.logged = 0  # the last step of earlier sessions
 
     @property
     @rank_zero_experiment
@@ -64,14 +66,14 @@ class WandB(Enduring, WandbLogger):
         self.begun = True
         with self.enduring():
             self.run_id = run_id or self._id_in_run_dir()
-            logged = max((cut_back(segment, step) for segment in self._segments()), default=0)
+            self.logged = max((cut_back(segment, step) for segment in self._segments()), default=0)
             service = os.environ.get("WANDB_SERVICE")
             self._experiment = self._start()
             if service is None:  # else the processes that this one starts would attach to its W&B
                 os.environ.pop("WANDB_SERVICE", None)
             if self.mode == "online":
-                logged = self._experiment.starting_step - 1
-            for row in later(rows, logged):
+                self.logged = self._experiment.starting_step - 1
+            for row in later(rows, self.logged):
                 self._experiment.log(with_nan(row), step=row["step"])
         return self.run_id
 
@@ -86,6 +88,21 @@ class WandB(Enduring, WandbLogger):
         """A table is fixed once logged, so each has the (step, prompt, text) of all before it."""
         with self.enduring():
             self.log_table("samples", columns=COLUMNS, data=[list(row) for row in rows], step=rows[-1][0])
+
+    def reopen(self, *, step: int, rows: Sequence[Row]) -> None:
+        """Goes on with a run that has ended, as what it is: its name, group, tags and all that was logged stay."""
+        self.settings |= {"name": None, "group": None, "tags": None}
+        self.begin(step=sys.maxsize, rows=rows)
+
+    def log_pictures(self, pictures: Mapping[str, bytes], *, step: int) -> None:
+        """PNG files by name, in a row of their own after this step, since W&B adds nothing to one that is sent."""
+        import wandb as client
+
+        from txtrain.plots.canvas import as_array
+
+        with self.enduring():
+            images = {f"plots/{name}": client.Image(as_array(content)) for name, content in pictures.items()}
+            self.experiment.log(images, step=max(step, self.logged) + 1)
 
     def finalize(self, status: str) -> None:
         """Lightning calls this after each of its stages; the run goes on until `close`."""

@@ -25,7 +25,8 @@ class AttentionMap:
     Args:
         where: self-attention of an `encoder` or a `decoder`, or a decoder's `cross`-attention to an encoder.
         layer, head: their numbers, from 0.
-        weights: (B, Q, K) float32 or wider, on the CPU; a query's are 0 or more and add up to 1, or are all 0 if it sees no key.
+        weights: (B, Q, K) float32 or wider, on the CPU; those of a query are 0 or more and add up to 1, or are all 0 if
+            it sees no key.
     """
 
     where: Where

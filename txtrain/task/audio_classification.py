@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from txtrain.model.spectrogram import AudioEncoder
+from txtrain.plots.view import SoundView, View
 from txtrain.predict.predictor import Predictor
 from txtrain.predict.sound import SoundLabeller
 from txtrain.task.base import Batch
@@ -21,6 +22,7 @@ class AudioClassification(Classification):
     model_class: ClassVar[type[nn.Module]] = AudioEncoder
     content: ClassVar[str] = "labelled sound"
     predictor: ClassVar[type[Predictor] | None] = SoundLabeller
+    view: ClassVar[type[View]] = SoundView
 
     def logits(self, batch: Batch) -> Tensor:
         return self.model(batch["frames"], batch["lengths"])

@@ -3,8 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -16,12 +17,21 @@ from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
 from txtrain.model.head import IGNORED, Loss, widest_float
 from txtrain.model.lora import LoRA, adapters
+from txtrain.plots.view import View
 from txtrain.predict.predictor import Predictor
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, made_once, shard
 
 Batch = dict[str, Tensor]
+
+
+class Example(NamedTuple):
+    """A sample of validation, in words: what is given (nothing where that is no text), what is right, what is said."""
+
+    given: str
+    reference: str
+    said: str
 
 
 class Task(LightningModule):
@@ -49,6 +59,7 @@ class Task(LightningModule):
     targets: ClassVar[str] = "tokens"  # what is counted of them, in words
     writes_text: ClassVar[bool] = False  # token by token
     predictor: ClassVar[type[Predictor] | None] = None  # what `txtrain predict` does with its models
+    view: ClassVar[type[View]]  # how its samples are shown in pictures
 
     def __init__(
         self,
@@ -89,6 +100,20 @@ class Task(LightningModule):
         Every rank must call it.
         """
         return None
+
+    @abstractmethod
+    def logits(self, batch: Batch) -> Tensor:
+        """The scores that the model gives in a pass over a batch."""
+
+    @abstractmethod
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        """Samples of validation and what the model says of them. Every rank must call it, with the same samples."""
+
+    def validation_batch(self, index: Sequence[int]) -> Batch:
+        """Samples of validation by their numbers, on the device and in the type that the model takes."""
+        batch = self.trainer.datamodule.samples("validation").batch(np.asarray(index, dtype=np.int64))
+        converted = self.trainer.precision_plugin.convert_input(batch)
+        return self.trainer.strategy.batch_to_device(converted)
 
     @abstractmethod
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,18 @@
 """Language modelling: predict each token from those before it (GPT)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
+from txtrain.generate import sample
 from txtrain.model import Decoder
-from txtrain.task.base import Batch, Task
+from txtrain.model.head import IGNORED
+from txtrain.plots.view import TextView, View
+from txtrain.task.base import Batch, Example, Task
+
+SHOWN = 32  # tokens before and after the place where an example goes on
 
 
 class CausalLM(Task):
@@ -17,10 +23,33 @@ class CausalLM(Task):
 
     model_class = Decoder
     writes_text = True
+    view: ClassVar[type[View]] = TextView
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = self.model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
-        return self.loss(logits, batch["targets"])
+        return self.loss(self.logits(batch), batch["targets"])
+
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        """How windows begin, of chats up to the first answer, how they go on, and how the model goes on."""
+        batch, found = self.validation_batch(index), []
+        for tokens, targets in zip(batch["tokens"].tolist(), batch["targets"].tolist(), strict=True):
+            first = next((place for place, target in enumerate(targets) if target != IGNORED), 0)
+            cut = first + 1 if first else min(SHOWN, (len(tokens) + 1) // 2)
+            true = [target for target in targets[cut - 1 : cut - 1 + SHOWN] if target != IGNORED]
+            found.append(Example(*map(self._decode, (tokens[:cut][-SHOWN:], true, self._continue(tokens[:cut])))))
+        return found
+
+    def _continue(self, prompt: list[int]) -> list[int]:
+        """The likeliest tokens after a prompt."""
+        model, ends = self.model, self.trainer.datamodule.end_tokens
+        assert isinstance(model, Decoder)
+        return list(sample(model, prompt, length=SHOWN, max_len=model.max_len, temperature=0.0, end_tokens=ends))
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.trainer.datamodule.tokenizer.decode(ids)
+        return text
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found, data = super().metrics(sums), self.trainer.datamodule

@@ -2,12 +2,12 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from txtrain.task.base import Batch, Task
+from txtrain.task.base import Batch, Example, Task
 from txtrain.task.scores import accuracy, count_confusions, macro_f1, matthews
 
 REPORTED = 100  # classes of which each is told
@@ -22,6 +22,16 @@ class Classification(Task):
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
         """Scores of the labels (B, L)."""
+
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        batch, labels = self.validation_batch(index), self.trainer.datamodule.labels
+        guesses = self.logits(batch).argmax(-1).tolist()
+        rows = zip(self.described(batch), batch["targets"].tolist(), guesses, strict=True)
+        return [Example(given, labels[target], labels[guess]) for given, target, guess in rows]
+
+    def described(self, batch: Batch) -> list[str]:
+        """The samples in words, where they have some."""
+        return [""] * len(batch["targets"])
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._losses(self.logits(batch), batch["targets"])

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead
+from txtrain.plots.view import ImageView, View
 from txtrain.predict.pictures import ImageLabeller
 from txtrain.predict.predictor import Predictor
 from txtrain.task.base import Batch
@@ -24,6 +25,7 @@ class ImageClassification(Classification):
     model_class: ClassVar[type[nn.Module]] = EncoderWithHead
     content: ClassVar[str] = "labelled images"
     predictor: ClassVar[type[Predictor] | None] = ImageLabeller
+    view: ClassVar[type[View]] = ImageView
 
     def logits(self, batch: Batch) -> Tensor:
         return self.model(batch["images"])

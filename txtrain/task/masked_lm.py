@@ -1,7 +1,7 @@
 """Masked language modelling: find the masked tokens from all others (BERT, RoBERTa, SpanBERT)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead, EncoderWithPairs
 from txtrain.model.head import IGNORED, widest_float
+from txtrain.plots.view import TextView, View
 from txtrain.predict.masked import MaskFiller, PairMaskFiller
 from txtrain.predict.predictor import Predictor
-from txtrain.task.base import Batch, Task
+from txtrain.task.base import Batch, Example, Task
 
 
 class MaskedLM(Task):
@@ -23,6 +24,22 @@ class MaskedLM(Task):
     model_class: ClassVar[type[nn.Module]] = EncoderWithHead
     content: ClassVar[str] = "masked text"
     predictor: ClassVar[type[Predictor] | None] = MaskFiller
+    view: ClassVar[type[View]] = TextView
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Of the N masked tokens (N, V)."""
+        return self._scores(batch)[0]
+
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        """What was masked, token by token."""
+        batch, decode = self.validation_batch(index), self.trainer.datamodule.tokenizer.decode
+        guesses = batch["targets"].masked_scatter(batch["targets"] != IGNORED, self.logits(batch).argmax(-1))
+        found = []
+        for text, targets, row in zip(TextView(self).texts(batch), batch["targets"], guesses, strict=True):
+            hidden = targets != IGNORED
+            words = [" | ".join(decode([token]).strip() for token in ids[hidden].tolist()) for ids in (targets, row)]
+            found.append(Example(text, *words))
+        return found
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, targets = self._scores(batch)
@@ -66,6 +83,9 @@ class MaskedPairs(MaskedLM):
     model_class: ClassVar[type[nn.Module]] = EncoderWithPairs
     content: ClassVar[str] = "masked pairs"
     predictor: ClassVar[type[Predictor] | None] = PairMaskFiller
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self._both(batch)[0]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, targets, pairs = self._both(batch)

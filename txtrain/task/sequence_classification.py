@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead
+from txtrain.plots.view import TextView, View
 from txtrain.predict.labels import TextLabeller
 from txtrain.predict.predictor import Predictor
 from txtrain.task.base import Batch
@@ -20,6 +21,10 @@ class SequenceClassification(Classification):
     model_class: ClassVar[type[nn.Module]] = EncoderWithHead
     content: ClassVar[str] = "labelled text"
     predictor: ClassVar[type[Predictor] | None] = TextLabeller
+    view: ClassVar[type[View]] = TextView
 
     def logits(self, batch: Batch) -> Tensor:
         return self.model(batch["tokens"], types=batch.get("types"), padding=batch["padding"])
+
+    def described(self, batch: Batch) -> list[str]:
+        return TextView(self).texts(batch)

@@ -1,6 +1,6 @@
 """Transcripts of clips of speech, by connectionist temporal classification."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +12,10 @@ from txtrain.audio.edits import Edits
 from txtrain.errors import UserError
 from txtrain.model.head import IGNORED, widest_float
 from txtrain.model.spectrogram import AudioEncoder
+from txtrain.plots.view import SoundView, View
 from txtrain.predict.predictor import Predictor
 from txtrain.predict.sound import Transcriber
-from txtrain.task.base import Batch, Task
+from txtrain.task.base import Batch, Example, Task
 
 
 class SpeechRecognition(Task):
@@ -29,6 +30,7 @@ class SpeechRecognition(Task):
     model_class = AudioEncoder
     content = "transcribed sound"
     predictor: ClassVar[type[Predictor] | None] = Transcriber
+    view: ClassVar[type[View]] = SoundView
 
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
@@ -43,8 +45,24 @@ class SpeechRecognition(Task):
         """The token that stands for none."""
         return int(self.trainer.datamodule.tokenizer.end_of_text)
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Of tokens at each time (B, T, V)."""
+        return self.model(batch["frames"], batch["lengths"])
+
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        batch = self.validation_batch(index)
+        said = self.trainer.datamodule.said("validation", index)
+        return [
+            Example("", true, heard) for true, heard in zip(said, self._heard(self.logits(batch), batch), strict=True)
+        ]
+
+    def _heard(self, logits: Tensor, batch: Batch) -> list[str]:
+        """logits (B, T, V) → the likeliest transcript of each clip."""
+        ids = greedy(logits, self.model.times(batch["lengths"]), self.blank)
+        return [self.trainer.datamodule.tokenizer.decode(row) for row in ids]
+
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses = self._losses(self.model(batch["frames"], batch["lengths"]), batch)
+        losses = self._losses(self.logits(batch), batch)
         return losses.sum(), losses.detach().sum(dtype=widest_float(losses.device))
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -61,12 +79,12 @@ class SpeechRecognition(Task):
         return losses.where(batch["index"] >= 0, 0.0)
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.model(batch["frames"], batch["lengths"])
-        data = self.trainer.datamodule
-        ids = greedy(logits, self.model.times(batch["lengths"]), self.blank)
-        rows = [(i, ids[row]) for row, i in enumerate(batch["index"].tolist()) if i >= 0]
-        said = data.said("validation", [i for i, _ in rows])
-        edits = Edits.of(said, [data.tokenizer.decode(heard) for _, heard in rows])
+        logits = self.logits(batch)
+        rows = [
+            (i, heard) for i, heard in zip(batch["index"].tolist(), self._heard(logits, batch), strict=True) if i >= 0
+        ]
+        said = self.trainer.datamodule.said("validation", [i for i, _ in rows])
+        edits = Edits.of(said, [heard for _, heard in rows])
         counts = {name: torch.tensor(count, device=logits.device) for name, count in vars(edits).items()}
         entropy = self._losses(logits, batch).sum(dtype=widest_float(logits.device))
         return {"entropy": entropy, "targets": (batch["targets"] != IGNORED).sum(), **counts}

@@ -1,14 +1,15 @@
 """Tags for the words of a text, by an encoder that may have been trained before."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead
+from txtrain.plots.view import TextView, View
 from txtrain.predict.predictor import Predictor
 from txtrain.predict.tags import WordTagger
-from txtrain.task.base import Batch, Task
+from txtrain.task.base import Batch, Example, Task
 from txtrain.task.scores import Entities, accuracy, count_confusions, f1, macro_f1
 
 
@@ -23,10 +24,22 @@ class TokenClassification(Task):
     content: ClassVar[str] = "tagged text"
     targets: ClassVar[str] = "words"
     predictor: ClassVar[type[Predictor] | None] = WordTagger
+    view: ClassVar[type[View]] = TextView
+    confusions: Tensor | None = None
 
     def logits(self, batch: Batch) -> Tensor:
         """Scores of the tags (B, T, L)."""
         return self.model(batch["tokens"], padding=batch["padding"])
+
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        """The tags of the words, one after the other."""
+        batch, labels = self.validation_batch(index), self.trainer.datamodule.labels
+        guesses, found = self.logits(batch).argmax(-1), []
+        for text, targets, row in zip(TextView(self).texts(batch), batch["targets"], guesses, strict=True):
+            tagged = targets >= 0
+            tags = [" ".join(labels[tag] for tag in tags[tagged].tolist()) for tags in (targets, row)]
+            found.append(Example(text, *tags))
+        return found
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.loss(self.logits(batch), batch["targets"])
@@ -41,7 +54,7 @@ class TokenClassification(Task):
         return counted if entities is None else counted | {"entities": entities.count(guesses, targets)}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        counts = sums["confusions"]
+        counts = self.confusions = sums["confusions"]
         scores = super().metrics(sums) | {"accuracy": accuracy(counts)}
         return scores | (f1(sums["entities"]) if "entities" in sums else {"f1": macro_f1(counts)})
 

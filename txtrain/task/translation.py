@@ -9,9 +9,10 @@ from torch import Tensor
 
 from txtrain.generate.translate import InStep, Translator
 from txtrain.model import EncoderDecoder
+from txtrain.plots.view import PairView, View
 from txtrain.predict.predictor import Predictor
 from txtrain.predict.translating import TextTranslator
-from txtrain.task.base import Batch, Task
+from txtrain.task.base import Batch, Example, Task
 from txtrain.task.overlap import Overlap
 
 
@@ -34,6 +35,7 @@ class Translation(Task):
     model_class = EncoderDecoder
     content = "translations"
     predictor: ClassVar[type[Predictor] | None] = TextTranslator
+    view: ClassVar[type[View]] = PairView
 
     def __init__(self, *, beams: int = 1, length_penalty: float = 1.0, bleu_tokenize: str = "13a", **base: Any) -> None:
         super().__init__(**base)
@@ -46,9 +48,18 @@ class Translation(Task):
             raise ValueError(f"task.beams is {beams}: give 1 or more, such as task.beams=4")
         Overlap(tokenize=bleu_tokenize)
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Of the target's tokens (B, T, V)."""
+        return self.model(batch["source"], batch["tokens"], batch["source_padding"])
+
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = self.model(batch["source"], batch["tokens"], batch["source_padding"])
-        return self.loss(logits, batch["targets"])
+        return self.loss(self.logits(batch), batch["targets"])
+
+    def examples(self, index: Sequence[int]) -> list[Example]:
+        data = self.trainer.datamodule
+        pairs = data.references(index)
+        written = self.translate([data.source_ids(source) for source, _ in pairs])
+        return [Example(source, target, said) for (source, target), said in zip(pairs, written, strict=True)]
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         sources = [row[real].tolist() for row, real in zip(batch["source"], batch["source_padding"], strict=True)]

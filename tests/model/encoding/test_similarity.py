@@ -76,7 +76,9 @@ def test_a_bias_is_what_scores_get():
     for causal in (True, False):
         encoding = T5(stack=stack(causal), num_buckets=8, max_distance=10)
         theirs = T5Attention(
-            T5Config(num_heads=H, relative_attention_num_buckets=8, relative_attention_max_distance=10, is_decoder=causal),
+            T5Config(
+                num_heads=H, relative_attention_num_buckets=8, relative_attention_max_distance=10, is_decoder=causal
+            ),
             has_relative_attention_bias=True,
             layer_idx=0,
         )
@@ -102,10 +104,16 @@ def test_on_a_grid_it_is_the_distance_along_each_axis():
 
 @pytest.mark.parametrize("name", options(config_directory(), "encoding"))
 def test_every_option_but_none_shows_itself(name):
-    encoding = instantiate(OmegaConf.load(config_directory() / "encoding" / f"{name}.yaml"), _convert_="all")(stack=stack())
+    encoding = instantiate(OmegaConf.load(config_directory() / "encoding" / f"{name}.yaml"), _convert_="all")(
+        stack=stack()
+    )
     found = relations(encoding, ROW)
     assert bool(found) == (name != "none")
     for relation in found.values():
         assert relation.shape in ((1, T, T), (H, T, T)) and relation.isfinite().all()
     assert not relations(partial(NoEncoding)(stack=stack()), ROW)
-    assert math.isclose(float(relations(Rope(stack=stack(), scaling="yarn", factor=4.0, original_len=T), ROW)["rotate"][0, 0, 0]), (0.1 * math.log(4) + 1) ** 2, rel_tol=1e-5)
+    assert math.isclose(
+        float(relations(Rope(stack=stack(), scaling="yarn", factor=4.0, original_len=T), ROW)["rotate"][0, 0, 0]),
+        (0.1 * math.log(4) + 1) ** 2,
+        rel_tol=1e-5,
+    )

@@ -30,7 +30,7 @@ def relations(encoding: Encoding, positions: Tensor) -> dict[Hook, Tensor]:
         found["embed"] = (unit @ unit.T)[None]
     even = torch.full((1, 1, positions.size(1), stack.head_dim), stack.head_dim**-0.5, device=device)
     tables = encoding.tables(positions)
-    query, key = (encoding.rotate(even, tables, role)[0, 0] for role in ("query", "key"))  # type: ignore[arg-type]
+    query, key = (encoding.rotate(even, tables, role)[0, 0] for role in ("query", "key"))
     if not (torch.equal(query, even[0, 0]) and torch.equal(key, even[0, 0])):
         found["rotate"] = (query @ key.T)[None]
     bias = encoding.bias(positions, positions)

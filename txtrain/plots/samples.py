@@ -1,0 +1,106 @@
+"""Samples and what the model says of them, drawn: pictures with two labels each, or a table of texts."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from txtrain.plots.canvas import new_figure, png, show_picture
+from txtrain.plots.view import Image
+from txtrain.printable import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from txtrain.task.base import Example
+
+RIGHT, WRONG = "tab:green", "tab:red"
+WIDTH, LINES = 100, 6  # most letters of a line, and lines of each part
+SIZES = {True: (4, 3.4, 2.0), False: (6, 1.7, 2.0)}  # columns, and width and height of each, of sound and of images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A sample that is seen.
+
+    Args:
+        picture: of it.
+        reference: what is right.
+        said: what the model says.
+        probability: that it gives to this, if it gives one.
+    """
+
+    picture: Image
+    reference: str
+    said: str
+    probability: float | None = None
+
+
+def draw_pictures(samples: Sequence[Shown], *, upward: bool) -> bytes:
+    """A PNG of pictures, each with what is right and what the model says, green where they agree."""
+    return png(partial(_pictures, samples, upward=upward))
+
+
+def draw_spectrogram(spectrogram: Image, *, seconds: float) -> bytes:
+    """A PNG of a spectrogram (filters, frames) as the model sees it, `seconds` from frame to frame."""
+    return png(partial(_spectrogram, spectrogram, seconds))
+
+
+def draw_table(examples: "Sequence[Example]") -> bytes:
+    """A PNG of texts: of each sample what is given, what is right and what the model says."""
+    return png(partial(_table, examples))
+
+
+def _pictures(samples: Sequence[Shown], *, upward: bool) -> "Figure":
+    most, width, height = SIZES[upward]
+    columns = min(most, len(samples))
+    rows = -(-len(samples) // columns)
+    figure = new_figure(width * columns, height * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(samples) :]:
+        axes.axis("off")
+    for axes, sample in zip(panels, samples, strict=False):
+        show_picture(axes, sample.picture, upward=upward)
+        share = "" if sample.probability is None else f" ({sample.probability:.0%})"
+        said, reference = (textwrap.shorten(text, 40, placeholder="…") for text in (sample.said, sample.reference))
+        title = f"{said}{share}" if said == reference else f"{said or '(nothing)'}{share}\nis {reference}"
+        axes.set_title(title, fontsize=8, color=RIGHT if sample.said == sample.reference else WRONG)
+    return figure
+
+
+def _spectrogram(spectrogram: Image, seconds: float) -> "Figure":
+    filters, frames = spectrogram.shape
+    figure = new_figure(min(max(0.012 * frames + 2, 5.0), 14.0), 3.2)
+    axes = figure.subplots()
+    extent = (0.0, frames * seconds, -0.5, filters - 0.5)
+    image = axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma", extent=extent)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("mel filter")
+    figure.colorbar(image, ax=axes, label="input of the model")
+    return figure
+
+
+def _table(examples: "Sequence[Example]") -> "Figure":
+    lines: list[tuple[str, str, str]] = []  # a name, a text, and the colour of both
+    for given, reference, said in examples:
+        color = RIGHT if said == reference else WRONG
+        parts = ([("given", given, "black")] if given else []) + [("right", reference, "black"), ("model", said, color)]
+        for name, text, of_part in parts:
+            for number, line in enumerate(wrapped(text)):
+                lines.append(("" if number else name, line, of_part))
+        lines.append(("", "", "black"))
+    height = 0.17 * (len(lines) + 1)
+    figure = new_figure(9.0, height)
+    figure.set_layout_engine("none")
+    for number, (name, line, color) in enumerate(lines):
+        place = 1 - 0.17 * (number + 1) / height
+        figure.text(0.02, place, name, fontsize=8, color="gray", va="baseline")
+        figure.text(0.09, place, line, fontsize=8, color=color, va="baseline", family="monospace")
+    return figure
+
+
+def wrapped(text: str) -> list[str]:
+    """Lines of a text that are not too long nor too many."""
+    rows = textwrap.wrap(one_line(text), WIDTH) or ["(nothing)"]
+    return rows if len(rows) <= LINES else [*rows[: LINES - 1], "…"]
