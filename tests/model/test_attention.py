@@ -248,6 +248,7 @@ def test_flex_takes_mixed_precision() -> None:
             x,
             Context(
                 kernel=flex,
+                scores=scores,
                 prepared=flex.prepare(scores, {5}, x.dtype),
                 encoding=context.encoding,
                 tables=context.tables,
