@@ -230,7 +230,7 @@ def test_a_mistake_is_one_line(arguments, told, evaluate, capsys):
 
 def test_without_matplotlib_the_plot_names_what_to_install(evaluate, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("txtrain.evaluate.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("txtrain.plots.canvas.find_spec", lambda name: None)
     evaluate("rope", "--plot", "loss.png", code=1)
     assert "pip install 'txtrain[plots]'" in capsys.readouterr().err
 

@@ -147,7 +147,10 @@ def test_images_have_the_pixels_of_the_data_and_the_wrong_ones_come_first(capsys
 def test_w_and_b_shows_them_in_the_same_run_after_its_last_step(capsys):
     run = trained("image_classification")
     evaluate(run, "--plots", "--layers", "0", "--heads", "0")
-    before = {path: path.read_bytes() for path in run.glob("wandb/offline-run-*/*.wandb")}
+    before = {}
+    for path in run.glob("wandb/offline-run-*/*.wandb"):
+        assert read(path).exit_code == 0  # its process has written all
+        before[path] = path.read_bytes()
     evaluate(run, "--plots", "--layers", "0", "--heads", "0")
     assert "W&B: logged offline, send it with: wandb sync runs/image_classification/wandb" in capsys.readouterr().out
     files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
