@@ -3,9 +3,9 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from txtrain.model.cross_entropy import CrossEntropy
 from txtrain.model.embed import Embedding, Input
 from txtrain.model.ffn import ACTIVATIONS
 from txtrain.model.norm.base import BASE_STD
@@ -177,20 +177,17 @@ class Loss:
     def __call__(self, logits: Tensor, targets: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """logits (B, T, V), targets (B, T) → what to train on, in float32, and the plain cross-entropy, in float64.
 
-        Both are sums, in which each target counts by its share (B, T); without shares, fully.
+        Both are sums over targets that are not `IGNORED`. With shares (B, T, K) the targets are (B, T, K), K at each
+        place, and each counts by its share. The backward pass writes over the logits.
         """
-        logits, targets = logits.flatten(0, 1).float(), targets.flatten()
-        entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-        losses = entropy
-        if self.label_smoothing:
-            losses = F.cross_entropy(
-                logits, targets, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
-            )
-        if self.z_loss:
-            losses = losses + self.z_loss * logits.logsumexp(-1).square() * (targets != IGNORED)
-        if shares is not None:
-            losses, entropy = losses * shares.flatten(), entropy * shares.flatten()
-        return losses.sum(), entropy.detach().sum(dtype=widest_float(logits.device))
+        if shares is None:
+            targets, shares = targets[..., None], torch.ones_like(targets[..., None])
+        logits, targets, shares = (tensor.flatten(0, 1) for tensor in (logits, targets, shares))
+        valid = targets != IGNORED
+        losses, entropy = CrossEntropy.apply(
+            logits, targets.where(valid, 0), shares * valid, self.label_smoothing, self.z_loss
+        )
+        return losses.sum(), entropy.sum(dtype=widest_float(logits.device))
 
 
 def widest_float(device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead
@@ -34,10 +35,9 @@ class ImageClassification(Classification):
         """Of a mixture, the loss on each of its labels by its share."""
         if "others" not in batch:
             return super().losses(batch)
-        logits, shares = self.logits(batch)[:, None], batch["shares"][:, None]
-        first = self.loss(logits, batch["targets"][:, None], shares)
-        second = self.loss(logits, batch["others"][:, None], 1 - shares)
-        return first[0] + second[0], first[1] + second[1]
+        targets = torch.stack((batch["targets"], batch["others"]), dim=-1)
+        shares = torch.stack((batch["shares"], 1 - batch["shares"]), dim=-1)
+        return self.loss(self.logits(batch)[:, None], targets[:, None], shares[:, None])
 
     def length(self, batch: Batch) -> int:
         positions: Tensor = self.model.embedding.positions(batch["images"])  # type: ignore[operator, union-attr]
