@@ -1,4 +1,4 @@
-"""BERT that scores labels: in, out, and as a start, against transformers."""
+"""BERT, RoBERTa and DistilBERT that score labels: in, out, and as a start, against transformers."""
 
 import json
 from functools import partial
@@ -9,20 +9,29 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import RobertaProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from tests.task.examples import TEXT, write_labelled, write_tagged
 from txtrain.cli import main
 from txtrain.trained import load_trained
 
-SIZES = {
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+BERT |= {"vocab_size": 320, "max_position_embeddings": 40}
+DISTILBERT = {
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 48,
     "vocab_size": 320,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+SIZES = {"bert": BERT, "roberta": BERT | {"pad_token_id": 0, "type_vocab_size": 1}, "distilbert": DISTILBERT}
+KINDS = [
+    getattr(transformers, f"{family}For{what}Classification")
+    for family in ("Bert", "Roberta", "DistilBert")
+    for what in ("Sequence", "Token")
+]
 LABELS = ["bad", "good", "neutral"]
 RUN = ["logger=none", "trainer.accelerator=cpu", "trainer.max_steps=2", "data.seq_len=32"]
 
@@ -36,7 +45,7 @@ def there(tmp_path, monkeypatch):
 def their_folder(path, kind, **options):
     """A folder of transformers with random weights and a WordPiece tokenizer."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(**SIZES, initializer_range=0.3, **options)
+    config = kind.config_class(**SIZES[kind.base_model_prefix], **options)
     model = kind(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,13 +62,16 @@ def their_folder(path, kind, **options):
 named = partial(dict, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
 
 
-@pytest.mark.parametrize("kind", [transformers.BertForSequenceClassification, transformers.BertForTokenClassification])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_logits_are_those_of_transformers_in_and_out(tmp_path, kind):
     theirs, folder, again = their_folder(tmp_path / "theirs", kind, **named()), tmp_path / "theirs", tmp_path / "again"
     trained = load_trained(folder)
-    tokens, types = torch.randint(5, 300, (3, 20)), torch.randint(2, (3, 20))
+    tokens = torch.randint(5, 300, (3, 20))
     padding = torch.arange(20) < torch.tensor([[20], [11], [5]])
-    expected = theirs(tokens, attention_mask=padding.long(), token_type_ids=types).logits
+    tokens[~padding] = 0
+    types = torch.randint(2, (3, 20)) if kind.base_model_prefix == "bert" else None
+    given = {"attention_mask": padding.long()} | ({} if types is None else {"token_type_ids": types})
+    expected = theirs(tokens, **given).logits
     found = trained.model(tokens, types=types, padding=padding)
     if found.dim() == 3:
         expected, found = expected[padding], found[padding]
@@ -68,7 +80,7 @@ def test_logits_are_those_of_transformers_in_and_out(tmp_path, kind):
     assert main(["export", str(folder), str(again)]) == 0  # which compares with transformers too
     back = kind.from_pretrained(again).eval()
     assert back.config.id2label == dict(enumerate(LABELS))
-    other = back(tokens, attention_mask=padding.long(), token_type_ids=types).logits
+    other = back(tokens, **given).logits
     torch.testing.assert_close(other[padding] if other.dim() == 3 else other, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -96,3 +108,21 @@ def test_folders_predict(tmp_path):
     assert len(json.loads((tmp_path / "filled.jsonl").read_text())["masks"]) == 2
     assert main(["predict", "tags", "tags.jsonl", "--output", "told.jsonl", "--device=cpu"]) == 0
     assert json.loads((tmp_path / "told.jsonl").read_text().splitlines()[0])["tags"][0] in LABELS
+
+
+def test_pairs_are_read_as_robertas_tokenizer_sets_them(tmp_path):
+    """`<s> a </s></s> b </s>`."""
+    kind = transformers.RobertaForSequenceClassification
+    theirs = their_folder(tmp_path / "pairs", kind, **named())
+    tokenizer = Tokenizer.from_file("pairs/tokenizer.json")
+    tokenizer.post_processor = RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save("pairs/tokenizer.json")
+    read = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    first, second = "Before we proceed any further", "hear me speak."
+    ids = read(first, second, return_tensors="pt").input_ids
+    assert (ids == 3).sum() == 3
+    expected = theirs(ids).logits.softmax(-1)[0].tolist()
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"text": first, "pair": second}) + "\n")
+    assert main(["predict", "pairs", "asked.jsonl", "--output", "told.jsonl", "--device=cpu"]) == 0
+    told = json.loads((tmp_path / "told.jsonl").read_text())["probabilities"]
+    assert [told[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)

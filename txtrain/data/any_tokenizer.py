@@ -141,6 +141,13 @@ class Tokenizer(ABC):
         """The same with the special tokens that the tokenizer's file sets around a text."""
         return [encoding.ids for encoding in self.core.encode_batch(texts)]
 
+    def between_texts(self) -> list[int]:
+        """The special tokens that the tokenizer's file sets between a pair of texts (RoBERTa's has two); [] if none."""
+        pair = self.core.encode("a", "a")
+        ends = [place for place, text in enumerate(pair.sequence_ids) if text is not None]
+        inside = range(ends[0], ends[-1]) if ends else ()
+        return [pair.ids[place] for place in inside if pair.sequence_ids[place] is None]
+
     def read_marked(self, text: str) -> list[int]:
         """The same of one text, in which special tokens that it spells are these tokens."""
         self.core.encode_special_tokens = False

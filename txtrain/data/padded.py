@@ -24,6 +24,7 @@ class RowMaker:
 
     def __init__(self, tokenizer: Tokenizer, *, seq_len: int) -> None:
         self.opening, self.closing = tokenizer.special("class"), tokenizer.special("separator")
+        self.between = tokenizer.between_texts() or [self.closing]
         self.filler, self.seq_len = tokenizer.filler, seq_len
 
     def batch(self, rows: Sequence[tuple[Tokens, Tokens | None] | None], *, types: bool = False) -> dict[str, Tensor]:
@@ -46,12 +47,12 @@ class RowMaker:
         if second is None:
             row = [self.opening, *first[: self.seq_len - 2].tolist(), self.closing]
             return row, len(row)
-        room = self.seq_len - 3
+        room = self.seq_len - 2 - len(self.between)
         if len(first) + len(second) > room:
             kept = max(room - len(second), min(len(first), room - room // 2))
             first, second = first[:kept], second[: room - kept]
-        begin = len(first) + 2
-        return [self.opening, *first.tolist(), self.closing, *second.tolist(), self.closing], begin
+        begin = len(first) + 1 + len(self.between)
+        return [self.opening, *first.tolist(), *self.between, *second.tolist(), self.closing], begin
 
 
 def padded_width(longest: int, most: int) -> int:

@@ -51,6 +51,8 @@ class Example:
 class LabelledText(LabelledData):
     """Samples `<cls> text <sep>`, or `<cls> text <sep> pair <sep>`, with a label; a subclass says where they come from.
 
+    A pretrained tokenizer's file may have other tokens between a pair.
+
     Args:
         base: as in `LabelledData`; a longer sample is cut, of a pair the longer text first.
     """
@@ -181,7 +183,7 @@ class LabelledSamples:
 
     def count_longer(self) -> int:
         """How many examples are cut."""
-        lengths = np.diff(self._ends[:, 1]) + 2 + self._pairs
+        lengths = np.diff(self._ends[:, 1]) + 2 + self._pairs * len(self.rows.between)
         return int((lengths > self.seq_len).sum())
 
     def place(self, index: int) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from txtrain.errors import UserError
 from txtrain.interop.axes import Flat, differences
-from txtrain.interop.family import Config, Field, Part, look_up
+from txtrain.interop.family import Config, Family, Field, Part, look_up
 from txtrain.interop.names import Rule, in_layers
+from txtrain.model import EncoderWithHead
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -55,6 +56,16 @@ def label_names(config: Config) -> tuple[str, ...]:
     """Names of the labels, in the order of their numbers; a file that has none means LABEL_0 and LABEL_1."""
     names = config.get("id2label") or {number: f"LABEL_{number}" for number in range(config.get("num_labels") or 2)}
     return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
+class TextEncoder(Family):
+    """An encoder of text, whose head scores tokens, labels of a text or labels of its tokens."""
+
+    model_class = EncoderWithHead
+
+    def labels(self, config: Config) -> tuple[str, ...]:
+        labelling = (config.get("architectures") or [""])[0].endswith("Classification")
+        return label_names(config) if labelling else ()
 
 
 @dataclass(frozen=True)

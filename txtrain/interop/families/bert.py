@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 from txtrain.errors import UserError
 from txtrain.interop.axes import Flat, differences
-from txtrain.interop.common import ACTIVATIONS, SIZES, label_names
-from txtrain.interop.family import Always, Config, Family, Field, Only, Part
+from txtrain.interop.common import ACTIVATIONS, SIZES, TextEncoder
+from txtrain.interop.family import Always, Config, Field, Only, Part
 from txtrain.interop.names import Rule, in_layers
-from txtrain.model import EncoderWithHead
 
 POST_NORM_WITH_BIASES = Always(
     {
@@ -60,6 +59,26 @@ class MaskedHead(Part):
         return {"architectures": labelling[:1] or [self.body if flat["head"] == "none" else self.masked[0]]}
 
 
+def labelling_classes(family: str, activation: str) -> dict[str, Flat]:
+    """The classes whose head scores labels, of a text by its first token, transformed, or of each token."""
+    return {
+        f"{family}ForSequenceClassification": {
+            "head": "class_token",
+            "head.pool": "first",
+            "head.transform": activation,
+        },
+        f"{family}ForTokenClassification": {"head": "labels"},
+    }
+
+
+def labelling_rules(transform: str, scores: str, tags: str) -> Iterable[Rule]:
+    """Names of their heads: the transform, the scores after it, and those of tokens."""
+    masked, own = "head.norm.weight", "head.transform.weight"
+    yield Rule("head.transform", transform, without=masked)
+    yield Rule("head.linear", scores, given=own, without=masked)
+    yield Rule("head.linear", tags, without=masked)
+
+
 def berts_body(prefix: str) -> Iterable[Rule]:
     """Names of all but the head."""
     yield Rule("embedding.tokens", f"{prefix}embeddings.word_embeddings")
@@ -104,12 +123,11 @@ BERTS_PARTS: tuple[Part, ...] = (
 )
 
 
-class Bert(Family):
+class Bert(TextEncoder):
     """An encoder with learned positions, token types and post-norm; its head transforms before it scores."""
 
     model_types = ("bert",)
     architecture = "BertForMaskedLM"
-    model_class = EncoderWithHead
     prefix = "bert."
     ignored = r".*\.pooler\..*|.*\.position_ids|cls\.seq_relationship\..*"
     parts = (
@@ -120,26 +138,14 @@ class Bert(Family):
             ("BertForMaskedLM", "BertForPreTraining"),
             "hidden_act",
             "layer_norm_eps",
-            {
-                "BertForSequenceClassification": {
-                    "head": "class_token",
-                    "head.pool": "first",
-                    "head.transform": "tanh",
-                },
-                "BertForTokenClassification": {"head": "labels"},
-            },
+            labelling_classes("Bert", "tanh"),
         ),
     )
     rules = (
         *berts_body("bert."),
-        Rule("head.transform", "bert.pooler.dense", without="head.norm.weight"),
-        Rule("head.linear", "classifier", without="head.norm.weight"),
+        *labelling_rules("bert.pooler.dense", "classifier", "classifier"),
         Rule("head.transform", "cls.predictions.transform.dense"),
         Rule("head.norm", "cls.predictions.transform.LayerNorm"),
         Rule("head.linear.weight", "cls.predictions.decoder.weight"),
         *bias_of_scores("cls.predictions"),
     )
-
-    def labels(self, config: Config) -> tuple[str, ...]:
-        labelling = (config.get("architectures") or [""])[0].endswith("Classification")
-        return label_names(config) if labelling else ()

@@ -1,18 +1,16 @@
 """DistilBERT (https://arxiv.org/abs/1910.01108)."""
 
-from txtrain.interop.common import ACTIVATIONS
-from txtrain.interop.families.bert import POST_NORM_WITH_BIASES, MaskedHead
-from txtrain.interop.family import Always, Family, Field
+from txtrain.interop.common import ACTIVATIONS, TextEncoder
+from txtrain.interop.families.bert import POST_NORM_WITH_BIASES, MaskedHead, labelling_classes, labelling_rules
+from txtrain.interop.family import Always, Field
 from txtrain.interop.names import Rule, in_layers
-from txtrain.model import EncoderWithHead
 
 
-class DistilBert(Family):
+class DistilBert(TextEncoder):
     """BERT without token types. Positions that are fixed waves are in its files as a table, and are read as one."""
 
     model_types = ("distilbert",)
     architecture = "DistilBertForMaskedLM"
-    model_class = EncoderWithHead
     prefix = "distilbert."
     parts = (
         POST_NORM_WITH_BIASES,
@@ -24,7 +22,12 @@ class DistilBert(Family):
         Field("encoding.max_len", "max_position_embeddings"),
         Field("ffn.activation", "activation", "gelu", ACTIVATIONS),
         Field("embedding.tied", "tie_word_embeddings", True),
-        MaskedHead("DistilBertModel", ("DistilBertForMaskedLM",), "activation"),
+        MaskedHead(
+            "DistilBertModel",
+            ("DistilBertForMaskedLM",),
+            "activation",
+            labelling=labelling_classes("DistilBert", "relu"),
+        ),
     )
     rules = (
         Rule("embedding.tokens", "distilbert.embeddings.word_embeddings"),
@@ -44,6 +47,7 @@ class DistilBert(Family):
                 "norm.norms.1": "output_layer_norm",
             },
         ),
+        *labelling_rules("pre_classifier", "classifier", "classifier"),
         Rule("head.transform", "vocab_transform"),
         Rule("head.norm", "vocab_layer_norm"),
         Rule("head.linear", "vocab_projector"),

@@ -3,10 +3,17 @@
 from typing import Any
 
 from txtrain.interop.axes import Flat
-from txtrain.interop.families.bert import BERTS_PARTS, MaskedHead, berts_body, bias_of_scores
-from txtrain.interop.family import Config, Family, Part, look_up
+from txtrain.interop.common import TextEncoder
+from txtrain.interop.families.bert import (
+    BERTS_PARTS,
+    MaskedHead,
+    berts_body,
+    bias_of_scores,
+    labelling_classes,
+    labelling_rules,
+)
+from txtrain.interop.family import Config, Part, look_up
 from txtrain.interop.names import Rule
-from txtrain.model import EncoderWithHead
 
 
 class PositionsAfterPadding(Part):
@@ -21,21 +28,26 @@ class PositionsAfterPadding(Part):
         return {"pad_token_id": offset - 1, "max_position_embeddings": longest + offset}
 
 
-class Roberta(Family):
+class Roberta(TextEncoder):
     """BERT with positions that count real tokens only: where padding comes first, the caller gives them."""
 
     model_types = ("roberta",)
     architecture = "RobertaForMaskedLM"
-    model_class = EncoderWithHead
     prefix = "roberta."
     ignored = r".*\.pooler\..*|.*\.position_ids"
     parts = (
         *BERTS_PARTS,
         PositionsAfterPadding(),
-        MaskedHead("RobertaModel", ("RobertaForMaskedLM",), eps="layer_norm_eps"),
+        MaskedHead(
+            "RobertaModel",
+            ("RobertaForMaskedLM",),
+            eps="layer_norm_eps",
+            labelling=labelling_classes("Roberta", "tanh"),
+        ),
     )
     rules = (
         *berts_body("roberta."),
+        *labelling_rules("classifier.dense", "classifier.out_proj", "classifier"),
         Rule("head.transform", "lm_head.dense"),
         Rule("head.norm", "lm_head.layer_norm"),
         Rule("head.linear.weight", "lm_head.decoder.weight"),
