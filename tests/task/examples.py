@@ -1,8 +1,20 @@
 """Small data and runs for the tasks on text."""
 
 import json
+import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
+
+import hydra
+import numpy as np
+import soundfile
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from txtrain.config import config_directory
+from txtrain.train import model_function
 
 TEXT = Path(__file__).parents[1] / "golden" / "text.txt"
 TINY = ["logger=none", "trainer.accelerator=cpu", "model.dim=32", "model.num_layers=1", "tokenizer.vocab_size=400"]
@@ -41,6 +53,45 @@ def write_tagged(path, rows=100):
         lines.append(json.dumps({"tokens": chosen, "tags": tags}))
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def write_pairs(path, rows=60):
+    """Sentences, and the same backwards."""
+    draw, words = random.Random(0), ["red", "blue", "house", "ship", "and", "horses"]
+    chosen = [[draw.choice(words) for _ in range(draw.randint(1, 7))] for _ in range(rows)]
+    path.write_text("".join(f"{' '.join(row)}\t{' '.join(row[::-1])}\n" for row in chosen))
+    return path
+
+
+def write_sounds(folder, clips=24):
+    """Tones of 0.1 to 0.6 seconds: a folder for each of two heights, and a table of what they spell."""
+    draw, lines = random.Random(0), []
+    for number in range(clips):
+        label = "ab"[number % 2]
+        samples = np.arange(int(16000 * draw.uniform(0.1, 0.6)))
+        file = folder / label / f"{number}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, 0.5 * np.sin(2 * math.pi * {"a": 300, "b": 1500}[label] * samples / 16000), 16000)
+        lines.append(json.dumps({"file": f"{label}/{number}.wav", "text": label * draw.randint(1, 2)}))
+    (folder / "said.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def new_task(*overrides):
+    """The data that overrides of `train` ask for, and the task with its model, which need no trainer here."""
+    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = hydra.compose("train", overrides=[word for override in overrides for word in override.split()])
+    parts = {group: instantiate(node, _convert_="all") for group, node in config.items() if OmegaConf.is_config(node)}
+    data = parts["data"](tokenizer=parts["tokenizer"], seed=0)
+    data.prepare()
+    torch.manual_seed(0)
+    shared = {part: parts[part] for part in ("lora", "checkpointing", "optimizer", "schedule", "loss")}
+    task = parts["task"](build_model=None, **shared)
+    task._trainer = SimpleNamespace(datamodule=data, world_size=1)
+    task.model = model_function(parts)(**data.sizes())
+    parts["lora"].apply(task.model)
+    parts["checkpointing"].apply(task.model)
+    return data, task
 
 
 def read_lines(path):

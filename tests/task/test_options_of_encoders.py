@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from tests.task.examples import TEXT, write_labelled, write_tagged
+from tests.task.examples import TEXT, new_task, write_labelled, write_tagged
 from txtrain.config import config_directory, options
 from txtrain.data.packing import PADDING
 from txtrain.train import model_function
@@ -55,20 +55,7 @@ def there(folder, monkeypatch):
 
 
 def build(*overrides):
-    """The data, a task with its model, and the parts."""
-    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-        words = [word for override in (*SIZES, *overrides) for word in override.split()]
-        config = hydra.compose("train", overrides=words)
-    parts = {group: instantiate(node, _convert_="all") for group, node in config.items() if OmegaConf.is_config(node)}
-    data = parts["data"](tokenizer=parts["tokenizer"], seed=0)
-    data.prepare()
-    torch.manual_seed(0)
-    shared = {part: parts[part] for part in ("lora", "checkpointing", "optimizer", "schedule", "loss")}
-    task = parts["task"](build_model=None, **shared)
-    task.model = model_function(parts)(**data.sizes())
-    parts["lora"].apply(task.model)
-    parts["checkpointing"].apply(task.model)
-    return data, task
+    return new_task(*SIZES, *overrides)
 
 
 @pytest.mark.parametrize(("task", "axes"), list(rows()), ids=lambda value: value.replace(" ", ","))
