@@ -82,6 +82,15 @@ def test_labels_that_training_does_not_have_are_refused(tmp_path):
         labelled(train, validation_path=str(other)).prepare()
 
 
+def test_equal_sentences_are_on_one_side_however_few_there_are(tmp_path):
+    """A fraction that holds out none by its hash holds out one all the same, with those that are equal to it."""
+    for words in (("Ada", "Bob"), ("Eve", "Kim"), ("Ann", "Joe")):
+        sentences = [{"tokens": [word, "ran"], "tags": ["B-PER", "O"]} for word in words for _ in range(5)]
+        data = tagged(lines(tmp_path / f"{words[0]}.jsonl", sentences), validation_fraction=0.001)
+        data.prepare()
+        assert [len(data.samples(split)) for split in ("train", "validation")] == [5, 5]
+
+
 def test_files_to_validate_on_without_an_example_are_told(tmp_path):
     train = lines(tmp_path / "rows.jsonl", [{"text": f"t{n}", "label": "xy"[n % 2]} for n in range(6)])
     other = lines(tmp_path / "more.jsonl", [])

@@ -177,14 +177,13 @@ def words_in(value):
 @pytest.mark.parametrize("task", TASKS)
 def test_no_prediction_depends_on_what_it_is_batched_with(runs, task, pictures):
     told = {}
-    for size in (1, 3, 50):
+    for size in (1, 50):
         words = [*inputs(task), "--batch-size", str(size), "--output", f"{size}.jsonl", "--device=cpu"]
         assert main(["predict", runs(task), *words]) == 0
         told[size] = read_lines(f"{size}.jsonl")
     assert len(told[1]) >= 4
-    for other in (told[3], told[50]):
-        assert words_in(other) == words_in(told[1])
-        assert numbers_in(other) == pytest.approx(numbers_in(told[1]), abs=1e-6)
+    assert words_in(told[50]) == words_in(told[1])
+    assert numbers_in(told[50]) == pytest.approx(numbers_in(told[1]), abs=1e-6)
     if "label" in told[1][0]:
         for row in told[1]:
             assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)

@@ -37,9 +37,11 @@ class Split:
         """True for validation; both sides have a document wherever there are two, unless one side is all."""
         held_out = self.scores < self.fraction
         if 0 < self.fraction < 1 and len(held_out) > 1 and (held_out.all() or not held_out.any()):
+            # All that have the same key are on one side, unless there is no other.
             order = self.scores.argsort(kind="stable")
-            held_out[order[-1]] = False
-            held_out[order[0]] = True
+            first, last = self.scores[order[[0, -1]]]
+            held_out[self.scores == last if first != last else order[-1]] = False
+            held_out[self.scores == first if first != last else order[0]] = True
         return held_out
 
     def texts(self, documents: Iterable[Document], *, validation: bool) -> Iterator[str]:
