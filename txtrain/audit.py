@@ -29,13 +29,15 @@ class Sample:
     """A sample as a step saw it.
 
     Attributes:
-        index: its number.
+        index: its number, in its data set if there are several.
+        set: the name of that.
         token: where in the token file it begins.
         rows: where it comes from: of conversations files and lines, of other data files.
         text: how it begins; with rows each of them.
     """
 
     index: int
+    set: str | None
     token: int | None
     rows: list[str]
     text: str | None
@@ -144,7 +146,8 @@ def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
 
 def new_sample(source: Source, index: int) -> Sample:
     origin = source.data.origin(index) if source.there else Origin()
-    return Sample(index=index, token=origin.token, rows=list(origin.places), text=origin.text)
+    name, own = source.data.locate(index)
+    return Sample(index=own, set=name, token=origin.token, rows=list(origin.places), text=origin.text)
 
 
 def tell(step: Step) -> None:
@@ -153,4 +156,5 @@ def tell(step: Step) -> None:
     for sample in step.samples:
         origin = ", ".join(sample.rows) or f"token {sample.token}"
         text = "" if sample.text is None else f": {one_line(sample.text)}"
-        print(f"  sample {sample.index}" + (f"  from {origin}{text}" if sample.rows or text else ""))
+        number = f"{sample.set}:{sample.index}" if sample.set else str(sample.index)
+        print(f"  sample {number}" + (f"  from {origin}{text}" if sample.rows or text else ""))

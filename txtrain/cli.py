@@ -64,6 +64,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
 
     from txtrain.config import check, find_run, resume_config, saved_config, to_plain
     from txtrain.launch import find_launch
+    from txtrain.mixtures import spread
     from txtrain.run import RunDirectory
 
     first = RunDirectory.of_first()
@@ -83,6 +84,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
         from txtrain.start import same_model
 
         config = same_model(config, overrides)
+    spread(config)
     plain = to_plain(config)
     check(plain)
     config = OmegaConf.create(plain)

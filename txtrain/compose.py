@@ -20,6 +20,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from txtrain.compare.sweep import Sweep
 from txtrain.config import config_directory, groups, options, unknown_key
 from txtrain.errors import UserError
+from txtrain.mixtures import TARGET as MIXTURE
+from txtrain.mixtures import as_typed, for_hydra, spread
 from txtrain.schema import nearest
 
 
@@ -43,7 +45,8 @@ class Composed:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise UserError("hydra/launcher runs the jobs of a sweep in one process: leave it at its default, process")
         self.config = config
-        self.overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        spread(config)
+        self.overrides = list(map(as_typed, HydraConfig.get().overrides.task))
 
 
 def compose(arguments: Sequence[str]) -> Composed:
@@ -56,7 +59,7 @@ def compose(arguments: Sequence[str]) -> Composed:
     try:
         hydra.main(config_path=str(directory), config_name="train", version_base="1.3")(composed)()
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(explain(error, directory)) from error
+        raise UserError(explain(error, directory, arguments)) from error
     except ValueError as error:
         if str(error).startswith("Config group override"):
             raise UserError(_not_a_name(arguments, directory)) from error
@@ -87,17 +90,24 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"{error}: see --help") from error
     if unknown:
         raise UserError(f"{unknown[0]} is no flag: options are typed without dashes, such as norm=pre (see --help)")
-    return flags + overrides
+    return flags + for_hydra(overrides)
 
 
-def explain(error: Exception, directory: Path) -> str:
+def explain(error: Exception, directory: Path, arguments: Sequence[str] = ()) -> str:
     """One of Hydra's errors about a command line in one line: what, got, do."""
     text, cause = str(error), error.__cause__
+    if match := re.match(r"Multiple values for data@(data\.sets\.\w+)", text):
+        return (
+            f"{match[1]} is a set of the experiment: give another one another name, or write an experiment of your own"
+        )
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' is no override: type key=value, in quotes if it has spaces or brackets"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return _unknown_option(group, option, error.options or [])
+        typed = next(
+            (word for word in arguments if re.fullmatch(rf"\+?data\.sets\.[^.=]+={re.escape(option)}", word)), ""
+        )
+        return _unknown_option(typed.lstrip("+").partition("=")[0] or group, option, error.options or [])
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and (
         match := re.match("Could not override '(.+)'", text)
     ):
@@ -129,6 +139,13 @@ def _not_a_name(arguments: Sequence[str], directory: Path) -> str:
 def _unknown_path(path: str, parent: Any, directory: Path) -> str:
     """For a key that the composed config lacks: where it is, or what it was meant to be."""
     group, _, key = path.partition(".")
+    if group == "data" and key.startswith("sets."):
+        name = key.split(".")[1]
+        return (
+            f"{path} is no key of a set of the data: type data=mixture data.sets.{name}=OPTION, and keys of that option"
+        )
+    if parent.get("_target_") == MIXTURE:
+        return f"{path} is no key of this mixture: type +{path}=VALUE to set it for all its sets"
     elsewhere = [f"{group}={option}" for option in _options_with(key, directory / group)]
     if elsewhere:
         return f"{path} is no key of the chosen option: type {' or '.join(elsewhere)} to use it"

@@ -30,7 +30,7 @@ def arguments(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """The keyword arguments of a class or function, and whether it takes others besides.
 
     A constructor that takes `**base` passes it on to the next one in the method resolution order, whose arguments
-    then count as well.
+    then count as well. A class that is `open_ended` takes any.
     """
     functions = [target]
     if inspect.isclass(target):
@@ -44,7 +44,7 @@ def arguments(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
                 found.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
         # object and torch.nn.Module are written `(self, *args, **kwargs)` and take nothing.
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or [*parameters] == ["self", "args", "kwargs"]:
-            return found, False
+            return found, getattr(target, "open_ended", False)
     return found, True
 
 

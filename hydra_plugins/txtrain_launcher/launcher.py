@@ -23,6 +23,7 @@ from txtrain.compare.sweep import Job, Sweep
 from txtrain.compose import split
 from txtrain.config import check, resumable, to_plain
 from txtrain.errors import UserError
+from txtrain.mixtures import as_typed, spread
 
 # What tells a process that it is a rank of somebody else's run, by the beginning of its name.
 RANK_VARIABLES = (
@@ -78,7 +79,7 @@ class SweepLauncher(Launcher):
         places = range(initial_job_idx, initial_job_idx + len(configs))
         is_grid = self.config.hydra.sweeper._target_ == GRID
         jobs = [
-            self.sweep.add(list(overrides), number=place if is_grid else None)
+            self.sweep.add(list(map(as_typed, overrides)), number=place if is_grid else None)
             for place, overrides in zip(places, job_overrides, strict=True)
         ]
         left = {job: request for job, request in zip(jobs, requests, strict=True) if self._is_left(job)}
@@ -102,6 +103,7 @@ class SweepLauncher(Launcher):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        spread(config)
         if config.run_dir or config.resume:
             raise UserError(
                 "run_dir and resume mean one run, not a sweep: leave them out (hydra.sweep.dir=PATH moves a sweep)"
@@ -157,7 +159,7 @@ def command_to_go_on(directory: Path) -> str:
     """What to type to run what is left of the sweep in `directory`."""
     start, flags, overrides = _typed()
     replaced = ("hydra.sweep.dir=", "hydra.launcher.retry_failed=")
-    overrides = [override for override in overrides if not override.startswith(replaced)]
+    overrides = [as_typed(override) for override in overrides if not override.startswith(replaced)]
     return shlex.join([sys.orig_argv[0], *start, *flags, *overrides, f"hydra.sweep.dir={directory}"])
 
 

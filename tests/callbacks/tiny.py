@@ -37,6 +37,10 @@ class TinyTask(LightningModule):
         self.tokens_seen = 0
         self.grad_norm: Tensor | None = None
 
+    @property
+    def data(self) -> Any:
+        return self.trainer.datamodule
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
@@ -141,6 +145,12 @@ class TinyData(LightningDataModule):
 
     def details(self) -> dict[str, str]:
         return {}
+
+    def planned(self, steps: float) -> dict[str, str]:
+        return {}
+
+    def locate(self, index: int) -> tuple[str | None, int]:
+        return None, index
 
     def batch_told(self, devices: int) -> str:
         return f"6 sequences of {LENGTH} a step: micro-batches of {6 // self.steps_of}"

@@ -56,9 +56,13 @@ class Progress(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
-            found = self.metrics.validation.items()
-            numbers = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in found)
-            log.info("validation at step %d  %s", trainer.global_step, numbers)
+            of_sets: dict[str, list[str]] = {}
+            for name, value in self.metrics.validation.items():
+                part, _, metric = name.removeprefix("validation/").rpartition("/")
+                of_sets.setdefault(part, []).append(f"{metric} {value:.4f}")
+            for part, numbers in of_sets.items():
+                of = f" of {part}" if part else ""
+                log.info("validation%s at step %d  %s", of, trainer.global_step, "  ".join(numbers))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

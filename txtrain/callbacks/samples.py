@@ -84,7 +84,7 @@ class Samples(Callback):
             return
         with self.clock.stopped(), evaluating(task), trainer.precision_plugin.forward_context():
             if task.writes_text:
-                written = self._continue(trainer.datamodule, task)
+                written = self._continue(task.data, task)
             else:
                 written = task.write_sample(self.prompt)
         if written is None:

@@ -152,7 +152,8 @@ class Spikes(Callback):
 
     def _tell(self, trainer: Any, step: int, spike: str) -> None:
         seen = samples_of_step(trainer.train_dataloader.order, step)
-        samples = [str(sample) for sample in seen.samples]
+        found = [trainer.datamodule.locate(int(sample)) for sample in seen.samples]
+        samples = [f"{name}:{number}" if name else str(number) for name, number in found]
         shown = " ".join(samples[:SHOWN]) + (f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else "")
         command = f"python -m txtrain audit {shlex.quote(str(self.run_dir))} {step}"
         log.warning("Spike at step %d: %s. Samples %s; to see them: %s", step, spike, shown, command)

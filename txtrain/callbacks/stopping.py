@@ -63,7 +63,13 @@ class Stopping(Callback):
             self._stop_if_told(trainer, validation_missing=validation_follows(trainer))
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self._stop_if_told(trainer, validation_missing=True)

@@ -79,6 +79,7 @@ class Summary(Callback):
             f"{short(total)} parameters, {training}",
             "axes": ", ".join(f"{axis} {_option(config[axis])}" for axis in AXES if axis in config),
             "data": data.description(),
+            **data.planned(steps),
             **data.details(),
             "batch": f"{data.batch_told(devices)}"
             f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",

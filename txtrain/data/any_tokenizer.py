@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tokenizers
 
@@ -34,15 +34,21 @@ class Tokenizer(ABC):
     """Text to integers and back; unusable until `fit` or `load` was called."""
 
     sample_characters: int | None = None  # how much text `fit` wants to see; None is all of it
+    learns: ClassVar[bool] = True  # something from text
 
     def __init__(self) -> None:
         self._core: tokenizers.Tokenizer | None = None
         self._end_of_text = -1
-        self._roles: list[Role] = []
+        self.roles: list[Role] = []  # special tokens that there must be, beside the end of text
 
     @abstractmethod
     def fit(self, texts: Iterable[str]) -> None:
         """Learn what there is to learn from the training split, given in a random but fixed order."""
+
+    def excerpt(self, texts: Iterable[str], share: float) -> list[str]:
+        """Of training texts what `fit` would see, or a share of that."""
+        most = self.sample_characters
+        return list(texts if most is None else first_texts(texts, int(most * share)))
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -67,7 +73,7 @@ class Tokenizer(ABC):
 
     def need(self, *roles: Role) -> None:
         """Say, before `fit`, what special tokens there must be beside the end of text."""
-        self._roles += [role for role in roles if role not in self._roles]
+        self.roles += [role for role in roles if role not in self.roles]
 
     def special(self, role: Role) -> int:
         """The id of a special token.
@@ -108,11 +114,11 @@ class Tokenizer(ABC):
 
     def _new_tokens(self) -> list[str]:
         """Special tokens that `fit` makes: the end of text, and what was asked for."""
-        return [END_OF_TEXT, *(ROLES[role][0] for role in self._roles)]
+        return [END_OF_TEXT, *(ROLES[role][0] for role in self.roles)]
 
     def _named_roles(self) -> str:
         """What `need` adds to the fingerprint."""
-        return "".join(f" {role}" for role in self._roles)
+        return "".join(f" {role}" for role in self.roles)
 
     def chat_template(self) -> ChatTemplate | None:
         """How conversations are written for this tokenizer, if it says so."""
@@ -177,3 +183,12 @@ class Tokenizer(ABC):
         core.no_truncation()
         core.no_padding()
         self._core, self._end_of_text = core, end
+
+
+def first_texts(texts: Iterable[str], characters: int) -> Iterable[str]:
+    """The first texts, up to so many characters in all."""
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return

@@ -52,6 +52,7 @@ class AudioData(Data):
     """
 
     transcribed: bool  # whether clips have a transcript rather than a label
+    alike = ("features", "max_seconds", "fill", "batch_seconds")
 
     def __init__(
         self,
@@ -219,6 +220,10 @@ class AudioData(Data):
     def padded(self) -> bool:
         return True
 
+    @property
+    def tokenized(self) -> bool:
+        return self.transcribed
+
     def unit(self) -> str:
         return f"clips of up to {self.max_seconds:g} s"
 
@@ -231,8 +236,11 @@ class AudioData(Data):
     def details(self) -> dict[str, str]:
         if self.transcribed:
             return self.left_out()
-        counts = Counter(clip.said for clip in self.clips["train"])
-        return self.left_out() | {"classes": balance([counts[label] for label in self.labels], self.labels)}
+        told = self.left_out()
+        for name, clips in (("classes", self.clips["train"]), ("validation", self.clips["validation"])):
+            counts = Counter(clip.said for clip in clips)
+            told[name] = balance([counts[label] for label in self.labels], self.labels)
+        return told
 
     def save(self, run_dir: Path) -> None:
         if self.transcribed:
@@ -293,6 +301,7 @@ class AudioSamples:
         self.waveforms, self.targets, self.features, self.augment = waveforms, targets, features, augment
         self.seed, self.max_samples, self.fill = seed, max_samples, fill
         self.max_frames = features.num_frames(max_samples)
+        self.filled = {"frames": 0.0, "targets": IGNORED}
 
     def __len__(self) -> int:
         return len(self.targets)

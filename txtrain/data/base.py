@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning import LightningDataModule
 
@@ -43,6 +43,7 @@ class Data(LightningDataModule):
 
     content: str  # of a sample, in a word: a task says what it reads by the same word
     labels: Sequence[str] = ()  # names of what samples are labelled with, once they are prepared
+    alike: ClassVar[tuple[str, ...]] = ()  # keys of which sets of a mixture have the same values
 
     def __init__(
         self,
@@ -102,6 +103,25 @@ class Data(LightningDataModule):
         return self.left_out()
 
     @property
+    def parts(self) -> "Mapping[str, Data]":
+        """The data sets that it is made of, by name, each of which is validated by itself."""
+        return {"": self}
+
+    @property
+    def first_part(self) -> "Data":
+        """The first of them, or the only one."""
+        return next(iter(self.parts.values()))
+
+    def planned(self, steps: float) -> dict[str, str]:
+        """What a run of so many steps sees of each data set, by name, where there are several."""
+        return {}
+
+    @property
+    def tokenized(self) -> bool:
+        """Whether there is text for the tokenizer."""
+        return True
+
+    @property
     def documents_apart(self) -> bool:
         """Whether a sample holds documents that do not see each other."""
         return False
@@ -141,6 +161,10 @@ class Data(LightningDataModule):
         Raises:
             UserError: what `save` wrote means something else now.
         """
+
+    def locate(self, index: int) -> tuple[str | None, int]:
+        """The data set of a training sample, if there are several, and its number in that."""
+        return None, index
 
     def origin(self, index: int) -> Origin:
         """Of a training sample, for who wants to look at it."""

@@ -70,6 +70,7 @@ class ImageData(Data):
     """
 
     content = "labelled images"
+    alike = ("image_size", "channels", "mean", "std", "resize", "resample")
 
     def __init__(
         self,
@@ -132,7 +133,8 @@ class ImageData(Data):
 
     def prepare(self) -> None:
         self.prepare_evaluation()
-        check_classes(self.counts("train"), self.counts("validation"), self.labels, self._named())
+        counts = self.counts("train"), self.counts("validation")
+        check_classes(*counts, self.labels, self._named(), own=not self._adopted)
 
     def prepare_evaluation(self) -> None:
         entries = self.entries()
@@ -172,6 +174,10 @@ class ImageData(Data):
             "labels": balance(self.counts("train"), self.labels),
             "validation": balance(self.counts("validation"), self.labels),
         } | self.left_out()
+
+    @property
+    def tokenized(self) -> bool:
+        return False
 
     def unit(self) -> str:
         return "images"
@@ -220,6 +226,7 @@ class ImageSamples:
         self.mixing = data.mixing if train and data.mixing else None
         numbers = {label: number for number, label in enumerate(data.labels)}
         self.targets = np.array([numbers[entry.label] for entry in entries], dtype=np.int64)
+        self.filled = {"others": IGNORED, "shares": 1.0}
 
     def __len__(self) -> int:
         return len(self.entries)

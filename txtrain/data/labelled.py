@@ -21,6 +21,8 @@ class LabelledData(Data):
         base: as in `Data`.
     """
 
+    alike = ("seq_len",)
+
     def __init__(self, *, seq_len: int = 128, validation_fraction: float = 0.1, **base: Any) -> None:
         super().__init__(**base)
         check_least({"seq_len": seq_len}, least=8)

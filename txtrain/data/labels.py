@@ -76,16 +76,19 @@ def split_by_group(groups: Sequence[str], labels: Sequence[str], fraction: float
     return np.array([group in held_out for group in groups], dtype=bool)
 
 
-def check_classes(train: Sequence[int], validation: Sequence[int], labels: Sequence[str], where: str) -> None:
+def check_classes(
+    train: Sequence[int], validation: Sequence[int], labels: Sequence[str], where: str, *, own: bool = True
+) -> None:
     """Refuses a class that has no example to train on, where there are any, and to have none to validate on.
 
     Args:
         train, validation: examples of each label.
         labels: their names.
         where: the source in the words of the command line.
+        own: whether the labels are those of these data; of those of others, data need not have all.
     """
     empty = [label for label, count in zip(labels, train, strict=True) if not count]
-    if empty and sum(train):
+    if own and empty and sum(train):
         raise UserError(f"{where} has no example of the label {empty[0]} to train on: give some, or remove the label")
     if not sum(validation):
         if not sum(train):

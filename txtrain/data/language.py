@@ -36,6 +36,7 @@ class LanguageData(Data):
     """
 
     content = "text"
+    alike = ("seq_len", "packing")
 
     def __init__(
         self,

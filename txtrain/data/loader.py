@@ -30,6 +30,9 @@ class Samples(Protocol):
 
         What is random in a sample follows from its index and the epoch alone; evaluation is epoch 0. `num_tokens` (B,)
         says how many tokens of each are no padding, where these are more than its targets.
+
+        A set whose samples may differ in shape from those of another also has a mapping `filled`: what stands in a
+        tensor, by its name, where it has nothing and another one has.
         """
 
 

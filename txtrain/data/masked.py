@@ -88,6 +88,7 @@ class MaskedWindows:
         self.masker = masking.masker(tokenizer)
         self.opening, self.closing = tokenizer.special("class"), tokenizer.special("separator")
         self.filler = tokenizer.filler
+        self.filled = {"padding": True}
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -190,6 +190,7 @@ class TaggedSamples:
         self._tokens = np.load(folder / f"{split}.tokens.npy")
         self._tags = np.load(folder / f"{split}.tags.npy")
         self.rows = RowMaker(tokenizer, seq_len=seq_len)
+        self.filled = {"tokens": self.rows.filler, "padding": False, "targets": IGNORED}
 
     def __len__(self) -> int:
         return len(self._ends) - 1

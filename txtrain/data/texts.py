@@ -71,7 +71,7 @@ class LabelledText(LabelledData):
         """Make or find the encoded examples, and refuse those that could not be trained on."""
         super().prepare()
         train, validation = (self.samples(split).counts(self.labels) for split in ("train", "validation"))
-        check_classes(train, validation, self.labels, self._named())
+        check_classes(train, validation, self.labels, self._named(), own=self._known is None)
 
     def samples(self, split: Literal["train", "validation"]) -> "LabelledSamples":
         """The examples of a split."""
@@ -155,6 +155,7 @@ class LabelledSamples:
         self._ends, self._pairs = np.load(folder / f"{split}.ends.npy"), np.load(folder / f"{split}.pairs.npy")
         self._tokens = np.fromfile(folder / f"{split}.bin", dtype=cache.token_type(tokenizer))
         self.rows = RowMaker(tokenizer, seq_len=seq_len)
+        self.filled = {"tokens": self.rows.filler, "padding": False, "types": 0}
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -6,12 +6,13 @@ Each is a `tokenizers.Tokenizer` inside, so each saves one file that the `tokeni
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from txtrain.data import marian
-from txtrain.data.any_tokenizer import END_OF_TEXT, NAMES, ROLES, Role, Tokenizer
+from txtrain.data.any_tokenizer import END_OF_TEXT, NAMES, ROLES, Role, Tokenizer, first_texts
 from txtrain.data.special import DecoderTokens, named_ids
 from txtrain.data.template import ChatTemplate, named_tokens
 from txtrain.data.tokenizer_files import content, find_file, read_core
@@ -53,7 +54,7 @@ class BPE(Tokenizer):
             special_tokens=self._new_tokens(),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
-        core.train_from_iterator(_sample(texts, self.sample_characters), trainer)
+        core.train_from_iterator(first_texts(texts, self.sample_characters), trainer)
         reached = core.get_vocab_size()
         if reached < self._size:
             raise UserError(
@@ -69,6 +70,8 @@ class BPE(Tokenizer):
 
 class Byte(Tokenizer):
     """One token per byte of UTF-8, whose id is the byte's value, and 256 for the end of text."""
+
+    learns: ClassVar[bool] = False
 
     def fit(self, texts: Iterable[str] = ()) -> None:
         letters = byte_letters()
@@ -108,6 +111,10 @@ class Char(Tokenizer):
         unknown = self._ids[UNKNOWN]
         return [[self._ids.get(character, unknown) for character in text] for text in texts]
 
+    def excerpt(self, texts: Iterable[str], share: float) -> list[str]:
+        """All characters, whatever the share: it learns nothing else."""
+        return ["".join(sorted(set().union(*texts)))]
+
     def fingerprint(self) -> str:
         return "char" + self._named_roles()
 
@@ -127,6 +134,7 @@ class Pretrained(Tokenizer):
             else the first of `<|endoftext|>`, `</s>`, `<|end_of_text|>`, `<eos>`, `[SEP]` that the vocabulary has.
     """
 
+    learns: ClassVar[bool] = False
     endings = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 
     def __init__(self, *, path: str, end_of_text: str | None = None) -> None:
@@ -218,15 +226,6 @@ class Pretrained(Tokenizer):
         """The end of text that a Hugging Face folder names, if it does."""
         token = named_tokens(self._file.parent).get("eos_token")
         return [token] if token else []
-
-
-def _sample(texts: Iterable[str], characters: int) -> Iterable[str]:
-    """The first texts, up to so many characters in all."""
-    for text in texts:
-        yield text[:characters]
-        characters -= len(text)
-        if characters <= 0:
-            return
 
 
 def byte_letters() -> list[str]:

@@ -41,6 +41,7 @@ class TranslationData(Data):
     """
 
     content = "translations"
+    alike = ("seq_len", "vocabulary", "batch_tokens", "micro_batch_tokens")
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from txtrain.errors import UserError
 from txtrain.evaluate.meter import Meter
 from txtrain.evaluate.plot import check_plot, plot
 from txtrain.evaluate.result import Bucket, Result, edges, table, table_by_position, write
-from txtrain.evaluate.subject import Subject, check_length, new_subject, typed_keys
+from txtrain.evaluate.subject import Subject, check_length, new_subject, sample_length, typed_keys
 from txtrain.launch import find_launch
 from txtrain.logger import setup_logging
 from txtrain.model.transformer import TransformerStack
@@ -70,7 +70,7 @@ def evaluate(arguments: Sequence[str]) -> None:
                 "--by-position and --plot are for models that continue texts (task=causal_lm): leave them out"
             )
         if options.plots:
-            options.choice.of(first.model, len(first.data.samples("validation")))
+            options.choice.of(first.model, len(first.data.first_part.samples("validation")))
         launch.tell("eval")
         nodes = {group: node for group, node in first.config.items() if OmegaConf.is_config(node)}
         parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
@@ -144,9 +144,10 @@ def measure(
     """Validates one model as training does, and draws what was asked for: PNG files by name."""
     model, data, config = subject.model, subject.data, subject.config
     new = instantiate(config.task, _convert_="all")
-    meter = Meter(length=data.seq_len) if new.func is CausalLM else None
+    length, samples = sample_length(data), len(data.first_part.samples("validation"))
+    meter = Meter(length=length) if new.func is CausalLM and length is not None else None
     guesses = Guesses(parts["loss"]) if options.plots and issubclass(new.func, Classification) else None
-    gallery = Gallery(options.choice, model, len(data.samples("validation")), guesses) if options.plots else None
+    gallery = Gallery(options.choice, model, samples, guesses) if options.plots else None
     instead = meter or guesses
     task = new_task(config, parts | {"task": new} | ({"loss": instead} if instead else {}), lambda: model, None)
     trainer.callbacks = [callback for callback in (meter, guesses, gallery) if callback is not None]
@@ -164,8 +165,8 @@ def measure(
         encoding=" and ".join(dict.fromkeys(encodings(model))),
         trained_len=subject.trained_len,
         text=subject.text,
-        unit=f"windows of {data.seq_len} tokens" if meter else data.unit(),
-        seq_len=getattr(data, "seq_len", None),
+        unit=f"windows of {length} tokens" if meter else data.unit(),
+        seq_len=length,
         metrics=metrics | ({"accuracy": int(meter.correct) / task.validation_targets} if meter else {}),
         targets=task.validation_targets,
         counted=task.targets,

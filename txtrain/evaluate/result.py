@@ -36,7 +36,7 @@ class Result:
         text: what it was evaluated on, in words.
         unit: of what its samples are, in words.
         seq_len: tokens in a sample, at most; None if it has no tokens.
-        metrics: the task's, by name, `loss` first.
+        metrics: the task's, by name, `loss` first; of a data set of several, such as `code/loss`, with its name.
         targets: how many there are.
         counted: what they are, in a word.
         buckets: the loss by length of context, of a model that continues texts.
@@ -83,12 +83,15 @@ def edges(length: int, trained_len: int) -> list[range]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A row for each model."""
-    names = list(results[0].metrics)
+    """A row for each model, and for each of its data sets if there are several."""
+    names = [name for name in results[0].metrics if "/" not in name]
     rows = [["model", *(name.replace("_", " ") for name in names), results[0].counted]]
     for result in results:
-        numbers = [f"{result.metrics[name]:.4f}" if name in result.metrics else "-" for name in names]
-        rows.append([result.model, *numbers, f"{result.targets:,}"])
+        sets = dict.fromkeys(name.partition("/")[0] for name in result.metrics if "/" in name)
+        for part, prefix in (("", ""), *((name, f"{name}/") for name in sets)):
+            found = [result.metrics.get(prefix + name) for name in names]
+            numbers = ["-" if value is None else f"{value:.4f}" for value in found]
+            rows.append([f"  {part}" if part else result.model, *numbers, "" if part else f"{result.targets:,}"])
     return aligned(rows)
 
 

@@ -18,6 +18,7 @@ from txtrain.data.images import see_as
 from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Byte, Pretrained, Tokenizer
 from txtrain.errors import UserError
+from txtrain.mixtures import spread
 from txtrain.model.transformer import TransformerStack
 from txtrain.schema import arguments
 from txtrain.start import class_of
@@ -99,6 +100,7 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
     if isinstance(trained.inputs, Pixels):
         see_as(config.data, trained.inputs, typed)
     shorten_batches(config.data, trained.max_len if run is None else saved_config(run).data.get("seq_len", 0), typed)
+    spread(config)
     plain = to_plain(config)
     check(plain)
     data = own_data(config, run) if run else None
@@ -179,9 +181,15 @@ def fixed_tokenizer(trained: Trained) -> Tokenizer:
     return Pretrained(path=str(trained.folder), end_of_text=core.id_to_token(trained.tokenizer.end_of_text))
 
 
+def sample_length(data: Data) -> int | None:
+    """Tokens in a sample, at most; None if it has no tokens."""
+    lengths = [getattr(part, "seq_len", None) for part in data.parts.values()]
+    return max((length for length in lengths if length is not None), default=None)
+
+
 def check_length(subject: Subject) -> str | None:
     """Why a model cannot read samples so long, if that is so: its encoding may end where training did."""
-    length = getattr(subject.data, "seq_len", None)
+    length = sample_length(subject.data)
     if length is None:
         return None
     for stack in (module for module in subject.model.modules() if isinstance(module, TransformerStack)):

@@ -59,7 +59,7 @@ class Choice:
 
 
 class Gallery(Callback):
-    """Draws after a validation what there is to see of the task at hand.
+    """Draws after a validation what there is to see of the task at hand; of several data sets samples of the first.
 
     Args:
         choice: what is looked at.
@@ -89,7 +89,7 @@ class Gallery(Callback):
         attention = draw_attention(maps, view.readings(batch))
         self.pictures = attention | self.pictures | view.alone(batch)
         if isinstance(getattr(task, "confusions", None), Tensor):
-            self.pictures["confusion"] = draw_confusion(task.confusions.cpu().numpy(), trainer.datamodule.labels)
+            self.pictures["confusion"] = draw_confusion(task.confusions.cpu().numpy(), task.data.labels)
         self.pictures["samples"] = self._of_samples(task, view, examples)
 
     def _of_samples(self, task: Any, view: View, examples: Sequence[Example]) -> bytes:

@@ -1,4 +1,4 @@
-"""What a classifier says of each sample of an evaluation, gathered over all devices."""
+"""What a classifier says of each sample of an evaluation, of its first data set, gathered over all devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ class Guesses(Callback):
         self.loss = loss
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        size = len(trainer.datamodule.samples("validation"))
+        size = len(trainer.datamodule.first_part.samples("validation"))
         self.guesses = torch.zeros(size, dtype=torch.int64, device=pl_module.device)
         self.targets = torch.zeros_like(self.guesses)
         self.probabilities = torch.zeros(size, dtype=torch.float32, device=pl_module.device)
@@ -34,7 +34,7 @@ class Guesses(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._index = batch["index"]
+        self._index = batch["index"] if dataloader_idx == 0 else torch.full_like(batch["index"], NONE)
 
     def __call__(self, logits: Tensor, targets: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         """As `txtrain.model.head.Loss` does: logits (B, 1, L), targets (B, 1)."""

@@ -68,7 +68,7 @@ class View:
 
     def __init__(self, task: "Task") -> None:
         self.model: Any = task.model
-        self.data: Any = task.trainer.datamodule
+        self.data: Any = task.data
 
     @abstractmethod
     def readings(self, batch: Batch) -> dict[str, Reading]:

@@ -85,6 +85,7 @@ class Task(LightningModule):
         self.grad_norm: Tensor | None = None
         self.tokens_seen: int | Tensor = 0
         self.validation: dict[str, float] = {}
+        self._part: int | None = None  # the data set that is validated, by its number
         self.validation_targets = 0
 
     @classmethod
@@ -111,7 +112,7 @@ class Task(LightningModule):
 
     def validation_batch(self, index: Sequence[int]) -> Batch:
         """Samples of validation by their numbers, on the device and in the type that the model takes."""
-        batch = self.trainer.datamodule.samples("validation").batch(np.asarray(index, dtype=np.int64))
+        batch = self.data.samples("validation").batch(np.asarray(index, dtype=np.int64))
         converted = self.trainer.precision_plugin.convert_input(batch)
         return self.trainer.strategy.batch_to_device(converted)
 
@@ -242,17 +243,37 @@ class Task(LightningModule):
 
     # Validation
 
-    def on_validation_epoch_start(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+    @property
+    def data(self) -> Any:
+        """The data set that is read: in validation the one that the batch is of, else the first or only one."""
+        return self.validated[0]
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        for name, value in self.sums(batch).items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+    @property
+    def validated(self) -> Sequence[Any]:
+        """The data sets that `metrics` are of."""
+        parts = list(self.trainer.datamodule.parts.values())
+        return parts if self._part is None else [parts[self._part]]
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums: list[dict[str, Tensor]] = [{} for _ in self.validated]
+
+    def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
+        self._part, before = dataloader_idx, self._sums[dataloader_idx]
+        found = self.sums(batch)
+        self._sums[dataloader_idx] = {name: before[name] + found[name] for name in found} if before else found
 
     def on_validation_epoch_end(self) -> None:
-        sums = {name: self._sum_over_ranks(value).cpu() for name, value in self._sums.items()}
-        self.validation_targets = int(sums["targets"])
-        self.validation = {f"validation/{name}": value for name, value in self.metrics(sums).items()}
+        each = [{name: self._sum_over_ranks(value).cpu() for name, value in sums.items()} for sums in self._sums]
+        names: list[str] = list(self.trainer.datamodule.parts)
+        of_sets: dict[str, float] = {}
+        for part in range(len(names)) if len(names) > 1 else ():
+            self._part = part
+            found = self.metrics(each[part])
+            of_sets |= {f"validation/{names[part]}/{name}": value for name, value in found.items()}
+        self._part = None
+        whole = {name: torch.stack([sums[name] for sums in each]).sum(0) for name in each[0]}
+        self.validation_targets = int(whole["targets"])
+        self.validation = {f"validation/{name}": value for name, value in self.metrics(whole).items()} | of_sets
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         """What is counted of a batch of validation, to be added up over all batches and ranks: float64 or int64."""

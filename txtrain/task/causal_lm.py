@@ -43,17 +43,20 @@ class CausalLM(Task):
 
     def _continue(self, prompt: list[int]) -> list[int]:
         """The likeliest tokens after a prompt."""
-        model, ends = self.model, self.trainer.datamodule.end_tokens
+        model, ends = self.model, self.data.end_tokens
         assert isinstance(model, Decoder)
         return list(sample(model, prompt, length=SHOWN, max_len=model.max_len, temperature=0.0, end_tokens=ends))
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.trainer.datamodule.tokenizer.decode(ids)
+        text: str = self.data.tokenizer.decode(ids)
         return text
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        found, data = super().metrics(sums), self.trainer.datamodule
+        found = super().metrics(sums)
         loss = found["loss"]
         perplexity = math.exp(loss) if loss < 700 else math.inf
-        bits_per_byte = loss / math.log(2) * data.validation_tokens / data.validation_bytes
+        tokens, size = (
+            sum(getattr(data, f"validation_{what}") for data in self.validated) for what in ("tokens", "bytes")
+        )
+        bits_per_byte = loss / math.log(2) * tokens / size
         return found | {"perplexity": perplexity, "bits_per_byte": bits_per_byte}

@@ -24,7 +24,7 @@ class Classification(Task):
         """Scores of the labels (B, L)."""
 
     def examples(self, index: Sequence[int]) -> list[Example]:
-        batch, labels = self.validation_batch(index), self.trainer.datamodule.labels
+        batch, labels = self.validation_batch(index), self.data.labels
         guesses = self.logits(batch).argmax(-1).tolist()
         rows = zip(self.described(batch), batch["targets"].tolist(), guesses, strict=True)
         return [Example(given, labels[target], labels[guess]) for given, target, guess in rows]
@@ -53,7 +53,7 @@ class Classification(Task):
 
     def report(self) -> dict[str, Any]:
         """How often each label was found, and what was taken for it, in the last validation."""
-        labels, counts = self.trainer.datamodule.labels, self.confusions
+        labels, counts = self.data.labels, self.confusions
         if counts is None or len(labels) > REPORTED:
             return {}
         found = (counts.diagonal().double() / counts.sum(1)).tolist()

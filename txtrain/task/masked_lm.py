@@ -32,7 +32,7 @@ class MaskedLM(Task):
 
     def examples(self, index: Sequence[int]) -> list[Example]:
         """What was masked, token by token."""
-        batch, decode = self.validation_batch(index), self.trainer.datamodule.tokenizer.decode
+        batch, decode = self.validation_batch(index), self.data.tokenizer.decode
         guesses = batch["targets"].masked_scatter(batch["targets"] != IGNORED, self.logits(batch).argmax(-1))
         found = []
         for text, targets, row in zip(TextView(self).texts(batch), batch["targets"], guesses, strict=True):
@@ -58,7 +58,7 @@ class MaskedLM(Task):
         """For one masked token: the body reads all others with it, and the head scores it alone."""
         layers = [module for name, module in self.model.named_modules() if name.startswith("head.")]
         head = 6 * sum(module.weight.numel() for module in layers if isinstance(module, nn.Linear))
-        return (super().flops_per_token(length) - head) / self.trainer.datamodule.masking.rate + head
+        return (super().flops_per_token(length) - head) / self.data.masking.rate + head
 
     def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (N, V) and targets (N,) of the N masked tokens."""

@@ -43,7 +43,7 @@ class SpeechRecognition(Task):
     @property
     def blank(self) -> int:
         """The token that stands for none."""
-        return int(self.trainer.datamodule.tokenizer.end_of_text)
+        return int(self.data.tokenizer.end_of_text)
 
     def logits(self, batch: Batch) -> Tensor:
         """Of tokens at each time (B, T, V)."""
@@ -51,7 +51,7 @@ class SpeechRecognition(Task):
 
     def examples(self, index: Sequence[int]) -> list[Example]:
         batch = self.validation_batch(index)
-        said = self.trainer.datamodule.said("validation", index)
+        said = self.data.said("validation", index)
         return [
             Example("", true, heard) for true, heard in zip(said, self._heard(self.logits(batch), batch), strict=True)
         ]
@@ -59,7 +59,7 @@ class SpeechRecognition(Task):
     def _heard(self, logits: Tensor, batch: Batch) -> list[str]:
         """logits (B, T, V) → the likeliest transcript of each clip."""
         ids = greedy(logits, self.model.times(batch["lengths"]), self.blank)
-        return [self.trainer.datamodule.tokenizer.decode(row) for row in ids]
+        return [self.data.tokenizer.decode(row) for row in ids]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         losses = self._losses(self.logits(batch), batch)
@@ -83,7 +83,7 @@ class SpeechRecognition(Task):
         rows = [
             (i, heard) for i, heard in zip(batch["index"].tolist(), self._heard(logits, batch), strict=True) if i >= 0
         ]
-        said = self.trainer.datamodule.said("validation", [i for i, _ in rows])
+        said = self.data.said("validation", [i for i, _ in rows])
         edits = Edits.of(said, [heard for _, heard in rows])
         counts = {name: torch.tensor(count, device=logits.device) for name, count in vars(edits).items()}
         entropy = self._losses(logits, batch).sum(dtype=widest_float(logits.device))

@@ -33,7 +33,7 @@ class TokenClassification(Task):
 
     def examples(self, index: Sequence[int]) -> list[Example]:
         """The tags of the words, one after the other."""
-        batch, labels = self.validation_batch(index), self.trainer.datamodule.labels
+        batch, labels = self.validation_batch(index), self.data.labels
         guesses, found = self.logits(batch).argmax(-1), []
         for text, targets, row in zip(TextView(self).texts(batch), batch["targets"], guesses, strict=True):
             tagged = targets >= 0
@@ -59,5 +59,5 @@ class TokenClassification(Task):
         return scores | (f1(sums["entities"]) if "entities" in sums else {"f1": macro_f1(counts)})
 
     def _entities(self) -> Entities | None:
-        labels = self.trainer.datamodule.labels
+        labels = self.data.labels
         return Entities(labels) if Entities.describe(labels) else None

@@ -56,7 +56,7 @@ class Translation(Task):
         return self.loss(self.logits(batch), batch["targets"])
 
     def examples(self, index: Sequence[int]) -> list[Example]:
-        data = self.trainer.datamodule
+        data = self.data
         pairs = data.references(index)
         written = self.translate([data.source_ids(source) for source, _ in pairs])
         return [Example(source, target, said) for (source, target), said in zip(pairs, written, strict=True)]
@@ -65,7 +65,7 @@ class Translation(Task):
         sources = [row[real].tolist() for row, real in zip(batch["source"], batch["source_padding"], strict=True)]
         written = self.translate(sources)
         real = [(row, number) for row, number in enumerate(batch["index"].tolist()) if number >= 0]
-        references = self.trainer.datamodule.references([number for _, number in real])
+        references = self.data.references([number for _, number in real])
         counts = self.overlap.counts([written[row] for row, _ in real], [target for _, target in references])
         return super().sums(batch) | {name: count.to(self.device) for name, count in counts.items()}
 
@@ -75,13 +75,13 @@ class Translation(Task):
         return found | {"perplexity": perplexity} | self.overlap.scores(sums)
 
     def write_sample(self, prompt: str | None) -> tuple[str, str]:
-        data = self.trainer.datamodule
+        data = self.data
         source = prompt or data.references([0])[0][0]
         return source, self.translate([data.source_ids(source)])[0]
 
     def translate(self, sources: Sequence[Sequence[int]]) -> list[str]:
         """Translations of a few sources (ids). Every rank must call it, with as many sources as it likes."""
-        data = self.trainer.datamodule
+        data = self.data
         assert isinstance(self.model, EncoderDecoder)
         translator = Translator(
             self.model,
