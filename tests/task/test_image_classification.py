@@ -264,6 +264,12 @@ def test_a_run_is_evaluated_predicts_and_goes_out_to_transformers(capsys):
         assert line["file"] == f"pictures/{number}.png"
         assert line["label"] == str(int(chances.argmax()))
         assert list(line["probabilities"].values()) == pytest.approx(chances.topk(2).values.tolist(), abs=1e-5)
+    Path("pictures/table.csv").write_text("file,who\n2.png,me\n")  # a name in a table is relative to it
+    Path("pictures/names.txt").write_text(f"2.png\n{Path('pictures/1.png').absolute()}\n")
+    assert main(["predict", "run", "pictures/table.csv", "pictures/names.txt", "top=2"]) == 0
+    named = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["label"] for line in named] == [told[2]["label"], told[2]["label"], told[1]["label"]]
+    assert (named[0]["file"], named[0]["who"]) == ("2.png", "me")
     Path("pictures/bad.png").write_bytes(b"")
     assert main(["predict", "run", "pictures/bad.png"]) == 1
     assert "bad.png cannot be read" in capsys.readouterr().err

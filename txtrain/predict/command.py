@@ -115,7 +115,7 @@ def tell(predictor: Predictor, inputs: Sequence[Input], output: TextIO, *, stop:
     errors: dict[int, str] = {}
     for number, item in enumerate(inputs):
         try:
-            read[number] = predictor.read(item.given)
+            read[number] = predictor.read(predictor.beside(item.given, item.folder))
         except UserError as error:
             errors[number] = str(error) if str(error).startswith(item.place) else f"{item.place}: {error}"
             if stop:

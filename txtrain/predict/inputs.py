@@ -18,10 +18,11 @@ ROWS = (".jsonl", ".csv", ".tsv", ".txt")
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One input and where it stands, in words."""
+    """One input, where it stands, in words, and the folder that paths in it are relative to."""
 
     given: Given
     place: str
+    folder: Path = Path()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -105,13 +106,13 @@ def _read_rows(file: Path, whole: Set[str]) -> Iterator[Input]:
                 reader = csv.DictReader(stream, delimiter="," if file.suffix.lower() == ".csv" else "\t", strict=True)
                 for row in reader:
                     place = f"{file} line {reader.line_num}"
-                    yield Input(given=_whole(row, place), place=place)
+                    yield Input(given=_whole(row, place), place=place, folder=file.parent)
                 return
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     place, text = f"{file} line {number}", line.rstrip("\r\n")
                     given = _object(text, place) if file.suffix.lower() == ".jsonl" else _plain(text, whole)
-                    yield Input(given=given, place=place)
+                    yield Input(given=given, place=place, folder=file.parent)
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start}): convert it to UTF-8") from None
     except (OSError, csv.Error) as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 from txtrain.data.pixels import Pixels, read_image, why_unreadable
 from txtrain.errors import UserError
 from txtrain.predict.labels import label_record
-from txtrain.predict.predictor import Given, Predictor
+from txtrain.predict.predictor import Given, Predictor, path_beside
 
 if TYPE_CHECKING:
     from txtrain.trained import Trained
@@ -33,6 +33,9 @@ class ImageLabeller(Predictor):
             raise UserError(f"top={top} tells nothing: type top=1 or more")
         assert isinstance(trained.inputs, Pixels)
         self.file, self.top, self.pixels = file, top, trained.inputs
+
+    def beside(self, given: Given, folder: Path) -> Given:
+        return path_beside(given, folder, self.file)
 
     def read(self, given: Given) -> Tensor:
         path = given.get(self.file) if isinstance(given, Mapping) else given

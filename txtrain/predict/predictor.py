@@ -29,6 +29,10 @@ class Predictor(ABC):
     def __init__(self, trained: "Trained") -> None:
         self.trained = trained
 
+    def beside(self, given: Given, folder: Path) -> Given:
+        """An input whose paths, if it has any, are relative to a folder: that of the file which it is a line of."""
+        return given
+
     @abstractmethod
     def read(self, given: Given) -> Any:
         """One input as `predict` takes it.
@@ -54,3 +58,11 @@ def text_of(given: Given, field: str = "text") -> str:
     if not isinstance(text, str):
         raise UserError(f"{field} is {type(text).__name__}, not text: give a text")
     return text
+
+
+def path_beside(given: Given, folder: Path, field: str) -> Given:
+    """An input that names a file, in a line or in a field of a JSON object, relative to a folder."""
+    if isinstance(given, str | Path):
+        return folder / Path(given).expanduser()
+    name = given.get(field) if isinstance(given, Mapping) else None
+    return given if not isinstance(name, str) or not name else {**given, field: str(folder / Path(name).expanduser())}

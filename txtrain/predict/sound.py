@@ -14,7 +14,7 @@ from txtrain.audio.files import EXTENSIONS, UnreadableError, read_audio, to_floa
 from txtrain.config import check, saved_config, to_plain
 from txtrain.errors import UserError
 from txtrain.predict.labels import label_record
-from txtrain.predict.predictor import Given, Predictor
+from txtrain.predict.predictor import Given, Predictor, path_beside
 
 if TYPE_CHECKING:
     from txtrain.trained import Trained
@@ -36,6 +36,9 @@ class Listener(Predictor):
         self.features = instantiate(data["features"])
         self.max_samples = round(data["max_seconds"] * self.features.sample_rate)
         self.fill = data["fill"]
+
+    def beside(self, given: Given, folder: Path) -> Given:
+        return path_beside(given, folder, "file")
 
     def read(self, given: Given) -> Tensor:
         file = given.get("file") if isinstance(given, Mapping) else given
