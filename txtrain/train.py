@@ -63,6 +63,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         data = parts["data"](tokenizer=parts["tokenizer"], seed=config.seed)
         check_content(parts["task"].func, data)
         parts["task"].func.check_settings(**parts["task"].keywords)
+        check_prompt(config, parts["task"].func)
         check_model(config, parts, partial(new_model, **data.sizes()))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:
@@ -130,6 +131,15 @@ def check_content(task: type[Task], data: Data) -> None:
         raise UserError(
             f"the data are {data.content} ({type(data).__name__}) and the task reads {task.content} "
             f"({task.__name__}): choose another by data=NAME or task=NAME"
+        )
+
+
+def check_prompt(config: DictConfig, task: type[Task]) -> None:
+    """Refuses a prompt that nobody would read."""
+    if config.samples.get("prompt") is not None and not task.takes_prompt:
+        raise UserError(
+            f"samples.prompt is for tasks that write texts, and {task.__name__} does not: leave it out, its samples "
+            "are those of the validation set"
         )
 
 

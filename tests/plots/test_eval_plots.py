@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from tests import forked
 from tests.offline_wandb import read
 from tests.task.examples import TEXT, write_labelled, write_tagged
 from txtrain.cli import main
+from txtrain.data.digits import Digits
+from txtrain.data.order import fair_sample
 from txtrain.plots import folder as plots_folder
 from txtrain.plots import gallery
+from txtrain.trained import load_trained
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["model.dim=16", "model.num_layers=2", "model.num_heads=2", "trainer.accelerator=cpu", "samples.length=0"]
+SMALL = ["model.dim=16", "model.num_layers=2", "model.num_heads=2", "trainer.accelerator=cpu"]
 SMALL += ["trainer.max_steps=2", "trainer.limit_val_batches=1"]
 TOKENS = ["tokenizer.vocab_size=400"]
 SOUND = ["data=audio_folder", "data.features.num_mels=20", "data.batch_size=8", "data.max_seconds=1"]
@@ -142,6 +146,27 @@ def test_images_have_the_pixels_of_the_data_and_the_wrong_ones_come_first(capsys
     for sample in kept["s"]:
         [number] = np.flatnonzero((np.abs(digits.images / 16 - sample.picture) < 0.01).all((1, 2)))
         assert str(digits.target[number]) == sample.reference
+
+
+def test_what_is_said_of_a_few_samples_is_told_in_training():
+    """The labels of images are those that the trained model finds; a prompt is refused where nobody reads it."""
+    log = (trained("image_classification") / "train.log").read_text()
+    [told] = re.findall(r"sample at step 2  (.*)\|(.*)", log)
+    data = Digits(tokenizer=None, image_size=8, channels=1, mean=0.305, std=0.376)
+    data.prepare()
+    samples = data.samples("validation")
+    batch = samples.batch(np.array(fair_sample(len(samples), 8)))
+    guesses = load_trained("runs/image_classification").model(batch["images"]).argmax(-1)
+    assert told == tuple(" · ".join(str(label) for label in labels.tolist()) for labels in (batch["targets"], guesses))
+    summary = json.loads(Path("runs/image_classification/summary.json").read_text())
+    assert summary["sample"] == "|".join(told)
+    log = (trained("speech_recognition") / "train.log").read_text()
+    assert re.search(r"sample at step 2  [ab] · [ab] · [ab]\|", log)
+
+
+def test_a_prompt_that_nobody_reads_is_refused(capsys):
+    assert main(["train", "task=image_classification", *SMALL, "samples.prompt=hello", "run_dir=refused"]) == 1
+    assert "samples.prompt is for tasks that write texts, and ImageClassification does not" in capsys.readouterr().err
 
 
 def test_w_and_b_shows_them_in_the_same_run_after_its_last_step(capsys):

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """A continuation of the same prompt with the same random numbers, after each validation; of chats an answer, and of
-    other tasks what they write, such as a translation.
+    """A continuation of the same prompt with the same random numbers, after each validation; of chats an answer, of
+    pairs a translation, and of other tasks what is right of a few samples and what the model says of them.
 
     Every rank runs the model, since a sharded one works only together; the generators of training are not touched.
 
@@ -60,18 +60,20 @@ class Samples(Callback):
         self.clock, self.prompt, self.length, self.temperature, self.top_k = clock, prompt, length, temperature, top_k
         self.before = before
         self.rows: list[list[Any]] = []
+        self.between = ""
 
     @property
     def text(self) -> str | None:
         """The latest sample, prompt and all."""
-        return self.rows[-1][1] + self.rows[-1][2] if self.rows else None
+        return self.between.join(self.rows[-1][1:]) if self.rows else None
 
     @property
     def text_before(self) -> str | None:
         """The sample of the model before its first step, if there is one."""
-        return self.rows[0][1] + self.rows[0][2] if self.rows and self.rows[0][0] == 0 else None
+        return self.between.join(self.rows[0][1:]) if self.rows and self.rows[0][0] == 0 else None
 
     def on_train_start(self, trainer: Any, task: Any) -> None:
+        self.between = "" if task.writes_text else "|"  # what goes on from its prompt is one text with it
         if self.before and not trainer.global_step:
             self._write(trainer, task)
 
@@ -87,8 +89,6 @@ class Samples(Callback):
                 written = self._continue(task.data, task)
             else:
                 written = task.write_sample(self.prompt)
-        if written is None:
-            return
         self.rows.append([trainer.global_step, *written])
         if trainer.is_global_zero:
             self._report(trainer)

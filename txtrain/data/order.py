@@ -99,3 +99,8 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
+
+
+def fair_sample(size: int, most: int) -> list[int]:
+    """A few of `size` samples, always the same ones, and not all from the beginning, where classes may be sorted."""
+    return permute(np.arange(min(most, size)), size=size, seed=0, epoch=0).tolist()

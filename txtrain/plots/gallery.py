@@ -9,6 +9,7 @@ from lightning import Callback
 from torch import Tensor, nn
 
 from txtrain.callbacks.samples import evaluating
+from txtrain.data.order import fair_sample
 from txtrain.errors import UserError
 from txtrain.model.maps import recording, sizes_of_stacks
 from txtrain.plots.attention import draw_attention
@@ -73,7 +74,7 @@ class Gallery(Callback):
 
     def __init__(self, choice: Choice, model: nn.Module, samples: int, guesses: Guesses | None) -> None:
         self.layers, self.heads = choice.of(model, samples)
-        self.numbers = [(choice.sample + step) % samples for step in range(min(TEXTS, samples))]
+        self.numbers = list(dict.fromkeys([choice.sample, *fair_sample(samples, TEXTS)]))[:TEXTS]
         self.guesses = guesses
         self.pictures = draw_encodings(model)
 

@@ -22,6 +22,7 @@ class AudioClassification(Classification):
     model_class: ClassVar[type[nn.Module]] = AudioEncoder
     content: ClassVar[str] = "labelled sound"
     predictor: ClassVar[type[Predictor] | None] = SoundLabeller
+    told: ClassVar[int] = 8
     view: ClassVar[type[View]] = SoundView
 
     def logits(self, batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from txtrain.data.order import fair_sample
 from txtrain.errors import UserError
 from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
@@ -58,6 +59,8 @@ class Task(LightningModule):
     content: ClassVar[str] = "text"  # of the samples that it reads
     targets: ClassVar[str] = "tokens"  # what is counted of them, in words
     writes_text: ClassVar[bool] = False  # token by token
+    takes_prompt: ClassVar[bool] = False  # for the samples that it writes in training
+    told: ClassVar[int] = 1  # samples that a line of the log has room for
     predictor: ClassVar[type[Predictor] | None] = None  # what `txtrain predict` does with its models
     view: ClassVar[type[View]]  # how its samples are shown in pictures
 
@@ -92,15 +95,19 @@ class Task(LightningModule):
     def check_settings(cls, **settings: Any) -> None:
         """Refuses values of the `task` group that it cannot work with, before any data are read."""
 
-    def write_sample(self, prompt: str | None) -> tuple[str, str] | None:
-        """What the model is given and what it writes, if that is text but none that goes on token by token.
+    def write_sample(self, prompt: str | None) -> tuple[str, str]:
+        """What the model is given and what it makes of it, if that is no text that goes on token by token.
+
+        Unless a task says otherwise, it is what is right of a few samples of validation, and what the model says.
 
         Args:
             prompt: to be given; None takes something of the validation set.
 
         Every rank must call it.
         """
-        return None
+        found = self.examples(fair_sample(len(self.trainer.datamodule.samples("validation")), self.told))
+        right = [f"{given} → {reference}" if given else reference for given, reference, _ in found]
+        return " · ".join(right), " · ".join(said for _, _, said in found)
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:

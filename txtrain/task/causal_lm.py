@@ -23,6 +23,7 @@ class CausalLM(Task):
 
     model_class = Decoder
     writes_text = True
+    takes_prompt = True
     view: ClassVar[type[View]] = TextView
 
     def logits(self, batch: Batch) -> Tensor:

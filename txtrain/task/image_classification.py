@@ -26,6 +26,7 @@ class ImageClassification(Classification):
     model_class: ClassVar[type[nn.Module]] = EncoderWithHead
     content: ClassVar[str] = "labelled images"
     predictor: ClassVar[type[Predictor] | None] = ImageLabeller
+    told: ClassVar[int] = 8
     view: ClassVar[type[View]] = ImageView
 
     def logits(self, batch: Batch) -> Tensor:

@@ -30,6 +30,7 @@ class SpeechRecognition(Task):
     model_class = AudioEncoder
     content = "transcribed sound"
     predictor: ClassVar[type[Predictor] | None] = Transcriber
+    told: ClassVar[int] = 3
     view: ClassVar[type[View]] = SoundView
 
     def __init__(self, **rest: Any) -> None:

@@ -34,6 +34,7 @@ class Translation(Task):
 
     model_class = EncoderDecoder
     content = "translations"
+    takes_prompt = True
     predictor: ClassVar[type[Predictor] | None] = TextTranslator
     view: ClassVar[type[View]] = PairView
 
