@@ -30,7 +30,7 @@ class Choice:
 
     Args:
         layers, heads: of attention maps. Default: the first, the middle and the last layer; the first heads.
-        sample: the number of a validation sample, that of the attention maps and the first in a table of texts.
+        sample: the number of a validation sample, that of the attention maps and the first of those that are told.
     """
 
     layers: Sequence[int] | None = None
