@@ -105,7 +105,7 @@ class Task(LightningModule):
 
         Every rank must call it.
         """
-        found = self.examples(fair_sample(len(self.trainer.datamodule.samples("validation")), self.told))
+        found = self.examples(fair_sample(len(self.data.samples("validation")), self.told))
         right = [f"{given} → {reference}" if given else reference for given, reference, _ in found]
         return " · ".join(right), " · ".join(said for _, _, said in found)
 
