@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from txtrain.model.head import IGNORED, widest_float
+from txtrain.model.head import IGNORED, Loss, widest_float
 
 
 class Meter(Callback):
@@ -38,9 +37,9 @@ class Meter(Callback):
 
     def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """As `txtrain.model.head.Loss` does: logits (B, T, V), targets (B, T) → two sums of cross-entropies."""
-        logits, valid = logits.float(), targets != IGNORED
-        entropy = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-        widest = entropy.detach().to(self.entropy.dtype)
+        valid = targets != IGNORED
+        _, entropy = Loss().of_each(logits, targets)
+        widest = entropy.to(self.entropy.dtype)
         self.entropy.index_add_(0, self._positions.flatten(), widest)
         self.targets.index_add_(0, self._positions.flatten(), valid.flatten().long())
         self.correct += ((logits.argmax(-1) == targets) & valid).sum()

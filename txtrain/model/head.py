@@ -180,6 +180,11 @@ class Loss:
         Both are sums over targets that are not `IGNORED`. With shares (B, T, K) the targets are (B, T, K), K at each
         place, and each counts by its share. The backward pass writes over the logits.
         """
+        losses, entropy = self.of_each(logits, targets, shares)
+        return losses.sum(), entropy.sum(dtype=widest_float(logits.device))
+
+    def of_each(self, logits: Tensor, targets: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same two of each place, (B · T,), in float32."""
         if shares is None:
             targets, shares = targets[..., None], torch.ones_like(targets[..., None])
         logits, targets, shares = (tensor.flatten(0, 1) for tensor in (logits, targets, shares))
@@ -187,7 +192,7 @@ class Loss:
         losses, entropy = CrossEntropy.apply(
             logits, targets.where(valid, 0), shares * valid, self.label_smoothing, self.z_loss
         )
-        return losses.sum(), entropy.sum(dtype=widest_float(logits.device))
+        return losses, entropy
 
 
 def widest_float(device: torch.device) -> torch.dtype:
