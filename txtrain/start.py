@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.config import check, locate, saved_config, to_plain
 from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
@@ -23,7 +24,7 @@ from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Pretrained
 from txtrain.data.tokenizer_files import check_there
 from txtrain.errors import UserError
-from txtrain.interop import is_folder, read_folder
+from txtrain.interop import Imported, is_folder, read_folder
 from txtrain.model import EncoderWithPairs
 from txtrain.model.head import LABELLING
 from txtrain.model.lora import adapters, check_mergeable
@@ -69,8 +70,11 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if reads_text:
         pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
         result.tokenizer = OmegaConf.create(pretrained)
-    if (pixels := _pixels_of(path)) is not None:
-        see_as(result.data, pixels, keys)
+    seen = _input_of(path)
+    if isinstance(seen, Pixels):
+        see_as(result.data, seen, keys)
+    elif seen is not None:
+        seen.hear(result.data, keys)
     if own_tokenizer:
         result.model.vocab_size = None
     for key in keys:
@@ -79,13 +83,18 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return result
 
 
-def _pixels_of(path: Path) -> Pixels | None:
-    """How a trained model of images, in a run or a folder, sees them."""
+def _input_of(path: Path) -> Pixels | Spectrograms | None:
+    """How a trained model of images, in a run or a folder, sees them, or one of sound in a folder hears it."""
     if (path / "config.yaml").is_file():
         return Pixels.read(path) if (path / PIXELS).is_file() else None
     imported = read_folder(path)
-    if imported.family.reads != "images":
-        return None
+    return None if imported.family.reads == "tokens" else seen_or_heard(imported)
+
+
+def seen_or_heard(imported: Imported) -> Pixels | Spectrograms:
+    """How images or sound become the input of a folder's model."""
+    if imported.family.reads == "sound":
+        return Spectrograms.of_folder(imported.path, **imported.family.sizes(imported.config))
     embedding = imported.axes["embedding"]
     height, width = embedding["image_size"]
     return Pixels.of_folder(imported.path, size=(height, width), channels=embedding["channels"])

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.config import check, newest_run, saved_config, to_plain
 from txtrain.data import marian
 from txtrain.data.pixels import Pixels
@@ -23,7 +24,15 @@ from txtrain.interop.peft import is_adapter
 from txtrain.launch import find_launch
 from txtrain.model import EncoderDecoder, EncoderWithHead
 from txtrain.saving import BEST, find_checkpoint
-from txtrain.start import class_of, labels_of_run, model_of_run, sizes_of_run, trained_weights, with_weights
+from txtrain.start import (
+    class_of,
+    labels_of_run,
+    model_of_run,
+    seen_or_heard,
+    sizes_of_run,
+    trained_weights,
+    with_weights,
+)
 
 if TYPE_CHECKING:
     from txtrain.task.base import Task
@@ -35,7 +44,8 @@ class Trained:
 
     Args:
         model: on the device, in the type that was asked for.
-        inputs: what makes its input as it was in training: the tokenizer of text, or `Pixels` of images.
+        inputs: what makes its input as it was in training: the tokenizer of text, `Pixels` of images, or
+            `Spectrograms` of labelled sound.
         max_len: the longest sequence that it was trained on, or what it began as.
         axes: the config node of each group that makes the model.
         folder: where the tokenizer's files are.
@@ -49,7 +59,7 @@ class Trained:
     """
 
     model: nn.Module
-    inputs: Tokenizer | Pixels
+    inputs: Tokenizer | Pixels | Spectrograms
     max_len: int
     axes: dict[str, dict[str, Any]]
     folder: Path
@@ -73,7 +83,8 @@ class Trained:
             UserError: it reads no text.
         """
         if not isinstance(self.inputs, Tokenizer):
-            raise UserError(f"{self.folder} reads images, and this is for text: name a model that reads text")
+            read = "images" if isinstance(self.inputs, Pixels) else "sound"
+            raise UserError(f"{self.folder} reads {read}, and this is for text: name a model that reads text")
         return self.inputs
 
     @property
@@ -187,7 +198,10 @@ def _from_folder(folder: Path) -> Trained:
     build_model = partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)
     if not find_file(folder).is_file():
         folder = imported.path  # of the base, if it is an adapter's folder
-    reading = _images_of(imported) if imported.family.reads == "images" else _text_of(imported, folder)
+    if imported.family.reads == "tokens":
+        reading = _text_of(imported, folder)
+    else:
+        reading = {"inputs": seen_or_heard(imported)}
     return Trained(
         model=imported.build(build_model),
         max_len=imported.max_len,
@@ -210,6 +224,10 @@ def _task_of(imported: Imported) -> "type[Task] | None":
         from txtrain.task.image_classification import ImageClassification
 
         return ImageClassification if imported.labels else None
+    if imported.family.reads == "sound":
+        from txtrain.task.audio_classification import AudioClassification
+
+        return AudioClassification if imported.labels else None
     if imported.family.model_class is not EncoderWithHead:
         return None
     from txtrain.task.masked_lm import MaskedLM
@@ -218,13 +236,6 @@ def _task_of(imported: Imported) -> "type[Task] | None":
 
     by_head = {"tokens": MaskedLM, "labels": SequenceClassification, "labels of tokens": TokenClassification}
     return by_head.get(class_of(imported.axes["head"]).scores)
-
-
-def _images_of(imported: Imported) -> dict[str, Any]:
-    """How images become its input."""
-    embedding = imported.axes["embedding"]
-    height, width = embedding["image_size"]
-    return {"inputs": Pixels.of_folder(imported.path, size=(height, width), channels=embedding["channels"])}
 
 
 def _text_of(imported: Imported, folder: Path) -> dict[str, Any]:

@@ -80,6 +80,18 @@ def test_ast_is_that_of_transformers(samples):
     np.testing.assert_allclose(mine.numpy(), theirs, atol=2e-4)
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
+def test_asts_mean_and_deviation_are_those_of_transformers():
+    extractor = ASTFeatureExtractor(num_mel_bins=64, max_length=18, mean=-6.8, std=5.5)
+    theirs = extractor(sound(3199).numpy(), sampling_rate=16000, return_tensors="np").input_values[0]
+    (mine,) = log_mel(style="ast", num_mels=64, mean=-6.8, std=5.5)([sound(3199)])
+    np.testing.assert_allclose(mine.numpy(), theirs, atol=2e-4)
+    with pytest.raises(ValueError, match=r"data\.features\.std is 0"):
+        log_mel(style="ast", std=0)
+    with pytest.raises(ValueError, match=r"data\.features\.mean normalise style=ast"):
+        log_mel(mean=0.0)
+
+
 @pytest.mark.parametrize("style", ["whisper", "ast"])
 def test_a_clip_is_what_it_is_alone_and_as_long_as_told(style):
     features = log_mel(style=style, num_mels=64)

@@ -18,7 +18,7 @@ from txtrain.model.grid import Grid
 from txtrain.model.head import Head
 from txtrain.model.norm.pre import PreNorm
 from txtrain.model.patches import Patches
-from txtrain.model.pooling import DistilledHead, PoolingHead
+from txtrain.model.pooling import DistilledHead, PoolingHead, TokenMeanHead
 from txtrain.model.shape import Stack
 
 SHAPE = Shape(dim=16, num_layers=1, num_heads=2)
@@ -88,6 +88,16 @@ def test_the_mean_is_of_real_tokens_and_of_no_class_token():
     assert torch.equal(head(torch.where(disturbed == math.inf, 1e6, disturbed), real), head(x, real))
 
 
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_the_mean_of_the_tokens_before_a_grid_is_normalised_and_scored(tokens):
+    embedding = Patches(dim=16, image_size=8, patch_size=2, distillation_token=tokens == 2)
+    head = TokenMeanHead(embedding=embedding, dim=16, num_labels=3, norm_eps=0.1)
+    x = torch.randn(2, 16 + tokens, 16)
+    mean = x[:, 0] if tokens == 1 else (x[:, 0] + x[:, 1]) / 2
+    normed = (mean - mean.mean(1, keepdim=True)) / (mean.var(1, keepdim=True, correction=0) + 0.1).sqrt()
+    torch.testing.assert_close(head(x), head.linear(normed))
+
+
 def test_of_tokens_in_a_row_the_first_is_pooled_and_transformed():
     embedding = Embedding(dim=16, vocab_size=9)
     head = PoolingHead(embedding=embedding, dim=16, num_labels=3, transform="tanh")
@@ -104,6 +114,8 @@ def test_of_tokens_in_a_row_the_first_is_pooled_and_transformed():
         ({"embedding": partial(PATCHES, channels=0)}, "embedding.channels is 0"),
         ({"embedding": partial(PATCHES, class_token=False, distillation_token=True)}, "follows a class token"),
         ({"head": DistilledHead}, "set embedding.distillation_token=true"),
+        ({"embedding": partial(PATCHES, class_token=False), "head": TokenMeanHead}, "head=token_mean scores the mean"),
+        ({"head": partial(TokenMeanHead, norm_eps=0.0)}, "head.norm_eps is 0.0"),
         ({"head": Head}, "set head=class_token"),
         ({"head": partial(PoolingHead, dropout=1.0)}, "head.dropout is 1.0"),
         ({"embedding": Embedding}, "set embedding=patches"),

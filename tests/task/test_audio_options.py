@@ -19,6 +19,7 @@ DECODERS_ONLY = ["encoding=xpos"]
 TASKS = {
     "labels": "task=audio_classification",
     "patches": "task=audio_classification embedding=spectrogram_patches head=class_token",
+    "ast": "task=audio_classification embedding=spectrogram_patches embedding.distillation_token=true head=token_mean",
     "text": "task=speech_recognition",
 }
 ON_SOUND = {axis: AXES[axis] for axis in ("encoding", "norm", "attention", "ffn", "checkpointing", "lora")}
@@ -29,6 +30,7 @@ ROWS = [
     for task in ("labels", "text")
 ]
 ON_GRIDS = [{"task": TASKS["patches"], "encoding": f"encoding={name}"} for name in ("learned", "none")]
+ON_GRIDS.append({"task": TASKS["ast"], "encoding": "encoding=learned"})
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ Scale = Literal["htk", "slaney"]
 _SLANEY_HZ_PER_MEL = 200 / 3
 _SLANEY_BREAK = 1000.0  # Hz: linear below, logarithmic above
 _SLANEY_STEP = 6.4 ** (1 / 27)
+AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of log-energies
 
 
 def hertz_to_mel(hertz: Tensor, scale: Scale) -> Tensor:
@@ -152,16 +153,24 @@ class WhisperMel(LogMel):
 
 
 class AstMel(LogMel):
-    """AST's spectrogram (https://arxiv.org/abs/2104.01778): Kaldi's filter bank, normalised by AudioSet's statistics.
+    """AST's spectrogram (https://arxiv.org/abs/2104.01778): Kaldi's filter bank, (ln − mean) / (2 · std).
 
     Whole windows only, each without its mean, with a pre-emphasis of 0.97; HTK's scale from 20 Hz on.
+
+    Args:
+        sample_rate, num_mels: as in `LogMel`.
+        mean, std: of the logarithms over a data set. Default: AudioSet's.
     """
 
-    mean, std = -4.2677393, 4.5689974  # of AudioSet
     floor = torch.finfo(torch.float32).eps
 
-    def __init__(self, *, sample_rate: int = 16000, num_mels: int = 128) -> None:
+    def __init__(
+        self, *, sample_rate: int = 16000, num_mels: int = 128, mean: float | None = None, std: float | None = None
+    ) -> None:
         super().__init__(sample_rate=sample_rate, num_mels=num_mels)
+        self.mean, self.std = AUDIOSET_MEAN if mean is None else mean, AUDIOSET_STD if std is None else std
+        if self.std <= 0:
+            raise ValueError(f"data.features.std is {self.std}: give a positive number, such as data.features.std=4.57")
 
     @property
     def _fft_size(self) -> int:
@@ -199,9 +208,20 @@ class AstMel(LogMel):
 STYLES: dict[str, type[WhisperMel] | type[AstMel]] = {"whisper": WhisperMel, "ast": AstMel}
 
 
-def log_mel(*, style: Literal["whisper", "ast"] = "whisper", sample_rate: int = 16000, num_mels: int = 80) -> LogMel:
-    """A spectrogram by its name."""
-    return STYLES[style](sample_rate=sample_rate, num_mels=num_mels)
+def log_mel(
+    *,
+    style: Literal["whisper", "ast"] = "whisper",
+    sample_rate: int = 16000,
+    num_mels: int = 80,
+    mean: float | None = None,
+    std: float | None = None,
+) -> LogMel:
+    """A spectrogram by its name; mean and std are those of `AstMel`, and Whisper's has none."""
+    given = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+    if given and style != "ast":
+        named = " and ".join(f"data.features.{name}" for name in given)
+        raise ValueError(f"{named} normalise style=ast, and data.features.style is {style}: leave it out")
+    return STYLES[style](sample_rate=sample_rate, num_mels=num_mels, **given)
 
 
 def _log_step() -> Tensor:

@@ -19,6 +19,7 @@ from txtrain.audio.clips import Clip, Recording, Waveforms, read_clips, read_not
 from txtrain.audio.ctc import frames_needed
 from txtrain.audio.files import to_floats
 from txtrain.audio.mel import LogMel
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.data import cache
 from txtrain.data.base import Data, Origin
 from txtrain.data.buckets import Buckets
@@ -250,8 +251,9 @@ class AudioData(Data):
 
     @classmethod
     def reader(cls, run_dir: Path, tokenizer: Tokenizer) -> Any:
-        """The tokenizer of transcripts, where there are any."""
-        return super().reader(run_dir, tokenizer) if (run_dir / "tokenizer.json").is_file() else None
+        """The tokenizer of transcripts, where there are any, else how labelled sound becomes the model's input."""
+        transcribed = (run_dir / "tokenizer.json").is_file()
+        return super().reader(run_dir, tokenizer) if transcribed else Spectrograms.of_run(run_dir)
 
     def check_saved(self, run_dir: Path) -> None:
         if self.transcribed:

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.config import check, saved_config, to_plain
 from txtrain.data.base import Data
 from txtrain.data.images import see_as
@@ -99,6 +100,8 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         )
     if isinstance(trained.inputs, Pixels):
         see_as(config.data, trained.inputs, typed)
+    elif isinstance(trained.inputs, Spectrograms) and run is None:
+        trained.inputs.hear(config.data, typed)
     shorten_batches(config.data, trained.max_len if run is None else saved_config(run).data.get("seq_len", 0), typed)
     spread(config)
     plain = to_plain(config)

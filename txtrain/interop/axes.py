@@ -72,6 +72,8 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
     if image is not None:
         found["embedding.image_size"] = list(pair("image_size", image))
         found["embedding.patch_size"] = list(patch_of(image, flat["embedding.patch_size"]))
+    if "embedding.stride" in flat:  # of spectrograms
+        found |= {f"embedding.{key}": list(pair(key, flat[f"embedding.{key}"])) for key in ("patch_size", "stride")}
     window = flat["attention.window"]
     if isinstance(window, list):
         pattern = [window[layer % len(window)] for layer in range(layers)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.data import pixels
 from txtrain.data.pixels import Pixels
 from txtrain.data.template import ChatTemplate
@@ -23,6 +24,8 @@ def said_of_input(trained: Trained) -> dict[str, Any]:
     """What config.json says of a model's input and labels."""
     names = dict(enumerate(trained.labels))
     labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
+    if isinstance(trained.inputs, Spectrograms):
+        return trained.inputs.sizes() | labels
     if isinstance(trained.inputs, Pixels):
         return labels
     return {"vocab_size": _vocab_size(trained.model)} | _special_ids(trained, trained.end_tokens) | labels
@@ -30,7 +33,7 @@ def said_of_input(trained: Trained) -> dict[str, Any]:
 
 def write_beside(folder: Path, trained: Trained, *, max_len: int) -> None:
     """Writes what makes the model's input, of at most `max_len` tokens, and what it makes of its output."""
-    if isinstance(trained.inputs, Pixels):
+    if isinstance(trained.inputs, Pixels | Spectrograms):
         if (trained.folder / pixels.FILE).is_file() and is_folder(trained.folder):
             shutil.copyfile(trained.folder / pixels.FILE, folder / pixels.FILE)
         else:

@@ -18,6 +18,7 @@ from txtrain.model import EncoderDecoder
 from txtrain.trained import Trained
 
 ROWS, LENGTH = 2, 64
+THEIR_NAMES = {"tokens": "input_ids", "images": "pixel_values", "sound": "input_values"}
 CLOSE = 1e-4  # of the largest logit, in float32
 
 
@@ -55,11 +56,13 @@ def build(imported: Imported) -> nn.Module:
 
 
 def random_inputs(imported: Imported, length: int) -> Tensor:
-    """Tokens (B, length), or images (B, C, height, width), for a model."""
+    """Tokens (B, length), images (B, C, height, width), or spectrograms (B, F, M) of full length, for a model."""
     draws = torch.Generator().manual_seed(0)
     if imported.family.reads == "images":
         embedding = imported.axes["embedding"]
         return torch.randn(ROWS, embedding["channels"], *embedding["image_size"], generator=draws)
+    if imported.family.reads == "sound":
+        return torch.randn(ROWS, imported.sizes["max_frames"], imported.sizes["num_mels"], generator=draws)
     tokens = torch.randint(imported.sizes["vocab_size"], (ROWS, length), generator=draws)
     pad = imported.config.get("pad_token_id")
     tokens[tokens == pad] = 0 if pad else 1  # RoBERTa counts positions of other tokens only
@@ -76,7 +79,7 @@ def their_logits(imported: Imported, inputs: Tensor) -> Tensor:
     import transformers
 
     kind: Any = getattr(transformers, imported.config["architectures"][0])
-    given = {"pixel_values" if imported.family.reads == "images" else "input_ids": inputs}
+    given = {THEIR_NAMES[imported.family.reads]: inputs}
     if imported.family.model_class is EncoderDecoder:
         given["decoder_input_ids"] = inputs
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from txtrain.arguments import Parser
-from txtrain.data.pixels import Pixels
+from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop.adapter import export_adapter
 from txtrain.interop.axes import GROUPS, to_flat, typed
@@ -22,7 +22,7 @@ from txtrain.interop.families import families
 from txtrain.interop.family import Family
 from txtrain.interop.folder import CONFIG, is_folder, read_folder
 from txtrain.interop.weights import INDEX, SINGLE
-from txtrain.model.patches import Patches
+from txtrain.model.patches import Pieces
 from txtrain.saving import PARTIAL, write_tensors
 from txtrain.trained import Trained, load_trained
 
@@ -130,7 +130,7 @@ def new_config(trained: Trained, family: Family) -> dict[str, Any]:
 def _axes(trained: Trained) -> dict[str, dict[str, Any]]:
     """The axes, with the length of a table of positions that the data gave it."""
     axes = {group: dict(trained.axes[group]) for group in GROUPS}
-    table = "encoding.max_len" in to_flat(axes) and not isinstance(trained.inputs, Pixels)
+    table = "encoding.max_len" in to_flat(axes) and isinstance(trained.inputs, Tokenizer)
     if table and axes["encoding"].get("max_len") is None:
         axes["encoding"]["max_len"] = trained.max_len
     return axes
@@ -159,7 +159,7 @@ def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes
 
 def their_tensors(model: nn.Module, family: Family, *, heads: int) -> Iterator[tuple[str, Tensor]]:
     """Their name and tensor of each weight, made one by one."""
-    kernel = next((module.kernel for module in model.modules() if isinstance(module, Patches)), ())
+    kernel = next((module.kernel for module in model.modules() if isinstance(module, Pieces)), ())
     names, own = family.names, dict(model.named_parameters())
     for name in own:
         place = names.find(name, own)

@@ -172,7 +172,7 @@ class Family:
     ignored: ClassVar[str] = r".*rotary_emb\.inv_freq"
     max_len: ClassVar[str | None] = "max_position_embeddings"
     model_class: ClassVar[type] = Decoder
-    reads: ClassVar[Literal["tokens", "images"]] = "tokens"
+    reads: ClassVar[Literal["tokens", "images", "sound"]] = "tokens"
 
     @property
     def names(self) -> Names:
@@ -196,6 +196,10 @@ class Family:
     def labels(self, config: Config) -> tuple[str, ...]:
         """Names of the labels that the head scores, if it scores labels."""
         return ()
+
+    def sizes(self, config: Config) -> dict[str, int]:
+        """Sizes of its input that are no axes: its data have them too."""
+        return {}
 
     def config(self, axes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The part of config.json that says what is computed.

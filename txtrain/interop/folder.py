@@ -44,7 +44,7 @@ class Imported:
     @property
     def sizes(self) -> dict[str, int]:
         """What of the model the axes do not say."""
-        sizes = {"max_len": self.max_len}
+        sizes = {"max_len": self.max_len} | self.family.sizes(self.config)
         if self.family.reads == "tokens":
             sizes["vocab_size"] = int(self.config["vocab_size"])
         if self.labels:

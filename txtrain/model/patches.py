@@ -14,6 +14,8 @@ from txtrain.model.norm.base import BASE_STD
 class Pieces(Input):
     """Pieces of an input, each mapped to a vector by one linear layer, behind learned vectors that stand for it all."""
 
+    kernel: tuple[int, int, int]  # channels, height and width of a piece
+
     def map_pieces(self, *, size: int, dim: int, dropout: float, class_token: bool, distillation_token: bool) -> None:
         """Makes the layers, for pieces of `size` numbers; the arguments are those of a constructor."""
         if distillation_token and not class_token:

@@ -64,6 +64,49 @@ class PoolingHead(nn.Module):
         return (x * real).sum(1) / real.sum(1).clamp(min=1)
 
 
+class TokenMeanHead(nn.Module):
+    """Scores of labels from the normalised mean of the vectors before a grid, of the class token and of the
+    distillation token where there is one (AST, https://arxiv.org/abs/2104.01778).
+
+    Args:
+        embedding: whose tokens before the grid are averaged.
+        dim: width D.
+        num_labels: number of different labels L.
+        vocab_size: not used.
+        norm_eps: added to the variance in the LayerNorm.
+        dropout: probability of zeroing an element of what is scored.
+    """
+
+    scores: ClassVar[Scored] = "labels"
+
+    def __init__(
+        self,
+        *,
+        embedding: Input,
+        dim: int,
+        num_labels: int | None = None,
+        vocab_size: int | None = None,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.prefix = embedding.grid.prefix if embedding.grid is not None else 0
+        if not self.prefix:
+            raise ValueError(
+                "head=token_mean scores the mean of the class and distillation tokens, and there is none: set "
+                "embedding.class_token=true, or head=mean where there are no patches"
+            )
+        if norm_eps <= 0:
+            raise ValueError(f"head.norm_eps is {norm_eps}: give a positive number, such as head.norm_eps=1e-5")
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = new_linear(dim, check_labels(num_labels, dropout))
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x (B, T, D) → (B, L); padding (B, T) makes no difference."""
+        return self.linear(self.dropout(self.norm(x[:, : self.prefix].mean(1))))
+
+
 class DistilledHead(PoolingHead):
     """The mean of two scores, of the class token and of the distillation token (https://arxiv.org/abs/2012.12877).
 

@@ -138,6 +138,7 @@ class SpectrogramPatches(Frames, Pieces):
                 f"embedding.patch_size={patch_size} is larger than the {self.num_mels} mel filters: "
                 f"set embedding.patch_size={self.num_mels} or less"
             )
+        self.kernel = (1, *self.patch_size)
         self.bands = (self.num_mels - self.patch_size[0]) // self.stride[0] + 1
         self.grid = Grid(size=(self.bands, self.times(self.max_frames)), prefix=class_token + distillation_token)
         tokens = {"class_token": class_token, "distillation_token": distillation_token}
@@ -191,9 +192,11 @@ class AudioEncoder(EncoderWithHead):
         sized = partial(embedding, num_mels=num_mels, max_frames=max_frames)
         super().__init__(shape=shape, embedding=sized, **rest)
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
-        """frames (B, F, M), lengths (B,) of which are real → logits (B, L), or (B, T, V)."""
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """frames (B, F, M), lengths (B,) of which are real (default: all) → logits (B, L), or (B, T, V)."""
         embedding: Frames = self.embedding  # type: ignore[assignment]
+        if lengths is None:
+            lengths = torch.full((len(frames),), frames.size(1), device=frames.device)
         positions, real = embedding.positions(frames), embedding.real(lengths, frames.size(1))
         x = embedding(frames, partial(self.stack.encoding.embed, positions=positions), lengths)
         return self.head(self.stack(x, positions, padding=real), real)

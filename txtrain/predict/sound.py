@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hydra.utils import instantiate
 from torch import Tensor
 
 from txtrain.audio.batch import crop, fill_up, stack
 from txtrain.audio.ctc import beam_search, greedy
 from txtrain.audio.files import EXTENSIONS, UnreadableError, read_audio, to_floats
-from txtrain.config import check, saved_config, to_plain
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.errors import UserError
 from txtrain.predict.labels import label_record
 from txtrain.predict.predictor import Given, Predictor, path_beside
@@ -24,18 +23,16 @@ class Listener(Predictor):
     """Reads files of sound as in training. A line of standard input names one, as does the field `file` of an object.
 
     Args:
-        trained: a model of spectrograms, out of a run.
+        trained: a model of spectrograms.
     """
 
     suffixes: ClassVar[frozenset[str]] = frozenset(EXTENSIONS)
 
     def __init__(self, trained: "Trained") -> None:
         super().__init__(trained)
-        data = to_plain(saved_config(trained.folder))["data"]
-        check({"features": data["features"]})
-        self.features = instantiate(data["features"])
-        self.max_samples = round(data["max_seconds"] * self.features.sample_rate)
-        self.fill = data["fill"]
+        inputs = trained.inputs
+        heard = inputs if isinstance(inputs, Spectrograms) else Spectrograms.of_run(trained.folder)
+        self.features, self.max_samples, self.fill = heard.features, heard.max_samples, heard.fill
 
     def beside(self, given: Given, folder: Path) -> Given:
         return path_beside(given, folder, "file")

@@ -37,19 +37,17 @@ def shortest(size: Any) -> Any:
     return height if height == width else [height, width]
 
 
+ENCODER: Flat = {
+    "embedding.class_token": True,
+    "encoding": "learned",
+    "norm": "pre",
+    "norm.layer": "layernorm",
+    "norm.bias": True,
+    "ffn": "gelu",
+    "ffn.bias": True,
+}
 PARTS: tuple[Part, ...] = (
-    Always(
-        {
-            "embedding": "patches",
-            "embedding.class_token": True,
-            "encoding": "learned",
-            "norm": "pre",
-            "norm.layer": "layernorm",
-            "norm.bias": True,
-            "ffn": "gelu",
-            "ffn.bias": True,
-        }
-    ),
+    Always(ENCODER | {"embedding": "patches"}),
     *SIZES,
     Field("norm.eps", "layer_norm_eps", 1e-12),
     Field("ffn.activation", "hidden_act", "gelu", ACTIVATIONS),
@@ -58,6 +56,11 @@ PARTS: tuple[Part, ...] = (
     Field("embedding.patch_size", "patch_size", 16, to_ours=both, to_theirs=shortest),
     Field("embedding.channels", "num_channels", 3),
 )
+
+
+def labels_of_head(config: Config) -> tuple[str, ...]:
+    """Names of the labels, none of a model without a head."""
+    return () if (config.get("architectures") or ["Model"])[0].endswith("Model") else label_names(config)
 
 
 def body(prefix: str) -> Iterable[Rule]:
@@ -96,4 +99,4 @@ class ViT(Family):
         return Grid(size=size, prefix=self.prefix_tokens).length
 
     def labels(self, config: Config) -> tuple[str, ...]:
-        return () if (config.get("architectures") or ["Model"])[0].endswith("Model") else label_names(config)
+        return labels_of_head(config)
