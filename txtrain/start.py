@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from txtrain.audio.spectrograms import Spectrograms
+from txtrain.audio.spectrograms import Spectrograms, is_of_sound
 from txtrain.config import check, locate, saved_config, to_plain
 from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
@@ -74,7 +74,7 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if isinstance(seen, Pixels):
         see_as(result.data, seen, keys)
     elif seen is not None:
-        seen.hear(result.data, keys)
+        seen.hear(result.data, keys, fixed="max_len" in axes.encoding)  # a table of positions is made for a length
     if own_tokenizer:
         result.model.vocab_size = None
     for key in keys:
@@ -84,9 +84,11 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
 
 
 def _input_of(path: Path) -> Pixels | Spectrograms | None:
-    """How a trained model of images, in a run or a folder, sees them, or one of sound in a folder hears it."""
+    """How a trained model of images, in a run or a folder, sees them, or one of sound hears it."""
     if (path / "config.yaml").is_file():
-        return Pixels.read(path) if (path / PIXELS).is_file() else None
+        if (path / PIXELS).is_file():
+            return Pixels.read(path)
+        return Spectrograms.of_run(path) if is_of_sound(path) else None
     imported = read_folder(path)
     return None if imported.family.reads == "tokens" else seen_or_heard(imported)
 

@@ -237,9 +237,18 @@ def test_long_clips_are_cropped_anywhere_in_training_and_in_the_middle_for_valid
     assert len({loudest("train", epoch) for epoch in range(8)}) > 3
 
 
-def test_silence_fills_clips_and_is_heard(tmp_path):
-    made = prepared(folder(tmp_path / "own"), tmp_path, max_seconds=1.0, fill="silence")
-    assert made.samples("train").batch(np.array([0, 1]))["lengths"].tolist() == [100, 100]
+@pytest.mark.parametrize("fill", ["silence", "zeros"])
+def test_what_fills_clips_is_heard(tmp_path, fill):
+    options = {"max_seconds": 1.0, "augment": Augment(speed=0, time_masks=0, frequency_masks=0)}
+    path = folder(tmp_path / "own")
+    filled, masked = (
+        prepared(path, tmp_path, fill=how, **options).samples("train").batch(np.array([0, 1])) for how in (fill, "mask")
+    )
+    assert filled["lengths"].tolist() == [100, 100]
+    for row, length in enumerate(masked["lengths"].tolist()):
+        same = torch.equal(filled["frames"][row, :length], masked["frames"][row, :length])
+        assert same == (fill == "zeros")  # a window at the end hears some silence
+        assert (filled["frames"][row, length:] == 1.0).all() == (fill == "zeros")
 
 
 def test_an_evaluation_takes_the_labels_of_the_model(tmp_path):
@@ -261,7 +270,7 @@ def uneven(path, count=40):
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.2])
-@pytest.mark.parametrize("fill", ["mask", "silence"])
+@pytest.mark.parametrize("fill", ["mask", "silence", "zeros"])
 def test_a_step_has_at_most_so_many_seconds_of_clips_of_about_one_length(tmp_path, speed, fill):
     options = {"max_seconds": 1.5, "fill": fill, "augment": Augment(speed=speed), "validation_fraction": 0.2}
     made = prepared(uneven(tmp_path / "own"), tmp_path, batch_seconds=4.0, batch_size=12, **options)

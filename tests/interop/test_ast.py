@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from tests.interop.random_folders import read
 from tests.interop.test_encoders import saved
+from txtrain.audio.spectrograms import Spectrograms
 from txtrain.cli import main
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
@@ -84,9 +85,10 @@ def test_logits_are_equal_in_and_out(kind, config, capsys):
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
 @pytest.mark.parametrize("heard", [{"mean": -6.8, "std": 5.5}, {"do_normalize": False}], ids=str)
 @torch.no_grad()
-def test_a_clip_of_full_length_has_the_probabilities_of_transformers(heard, capsys):
+def test_a_clip_has_the_probabilities_of_transformers(heard, capsys):
     theirs = saved_ast(heard=heard, **NAMED)
     tones("bark", 300)
+    tones("miaow", 900, seconds=0.2)  # is filled up
     extractor = transformers.ASTFeatureExtractor.from_pretrained("in")
     files = sorted(Path("own").rglob("*.wav"))
     given = extractor([soundfile.read(file)[0] for file in files], sampling_rate=16000, return_tensors="pt")
@@ -111,6 +113,9 @@ def test_training_goes_on_with_other_labels_and_goes_back(capsys):
     body = theirs.audio_spectrogram_transformer.layers[0].attention.q_proj.weight
     moved = (trained.model.stack.blocks[0].attention.q_proj.weight - body).abs().max()
     assert 0 < moved < 0.01, "the body is the folder's, a little trained"
+    again = ["data.batch_size=2", "trainer.max_steps=1", "run_dir=again"]
+    assert main(["train", "init_from=run", *RUN[:-1], *again]) == 0
+    assert load_trained("again").inputs == trained.inputs, "a run is heard as the folder was"
     capsys.readouterr()
     assert main(["export", "run", "out"]) == 0
     assert "logits equal in txtrain and transformers" in capsys.readouterr().out
@@ -201,3 +206,21 @@ def test_without_the_extractors_file_the_numbers_are_audiosets(caplog):
     assert (inputs.features.mean, inputs.features.std, inputs.max_frames) == (-4.2677393, 4.5689974, 40)
     assert "has no preprocessor_config.json" in caplog.text
     assert read_folder("in").max_len == 2 + 4 * 6
+
+
+def test_a_mixture_is_heard_as_the_folder_says(capsys):
+    saved_ast(heard={"mean": -5.0}, **NAMED)
+    tones("high", 900)
+    tones("low", 300)
+    sets = [f"data.sets.{name}{key}" for name in "ab" for key in ("=audio_folder", ".path=own")]
+    typed = [option for option in RUN if not option.startswith("data")]
+    assert main(["train", "init_from=in", *typed, "data=mixture", "data.batch_size=4", *sets]) == 0
+    heard = load_trained("run").inputs
+    assert (heard.mean, heard.num_mels, heard.max_seconds, heard.fill) == (-5.0, 24, SECONDS, "zeros")
+
+
+def test_what_transformers_will_hear_otherwise_is_told(tmp_path, caplog):
+    Spectrograms(fill="zeros").save(tmp_path)
+    assert not caplog.text
+    Spectrograms(fill="mask").save(tmp_path)
+    assert "transformers fills shorter clips up with zeros" in caplog.text

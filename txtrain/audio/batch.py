@@ -9,7 +9,7 @@ from torch import Tensor
 
 FRAME_MULTIPLE = 16  # batches are filled up to one, so that there are few different shapes
 
-Fill = Literal["mask", "silence"]
+Fill = Literal["mask", "silence", "zeros"]
 
 
 def crop(waveform: Tensor, most: int, place: float = 0.5) -> Tensor:
@@ -22,6 +22,11 @@ def crop(waveform: Tensor, most: int, place: float = 0.5) -> Tensor:
 def fill_up(waveform: Tensor, samples: int) -> Tensor:
     """A waveform (samples,) with silence at its end."""
     return F.pad(waveform, (0, max(0, samples - len(waveform))))
+
+
+def lengthen(spectrogram: Tensor, frames: int, value: float) -> Tensor:
+    """A spectrogram (T, M) with frames of one value at its end."""
+    return F.pad(spectrogram, (0, 0, 0, max(0, frames - len(spectrogram))), value=value)
 
 
 def padded_width(longest: int, max_frames: int) -> int:

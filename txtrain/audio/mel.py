@@ -89,6 +89,9 @@ class LogMel(ABC):
         self.window_len, self.hop = sample_rate // 40, sample_rate // 100
         self.window, self.filters = self._window(), self._filters().float()
 
+    zero: float
+    """What a logarithm of 0 becomes."""
+
     @abstractmethod
     def num_frames(self, samples: int) -> int:
         """Frames T of a waveform of so many samples."""
@@ -126,6 +129,8 @@ class WhisperMel(LogMel):
     Frames are centred, the first at sample 0, and the waveform is mirrored at its ends. Whisper itself fills every clip
     up to 30 s before this.
     """
+
+    zero = 1.0
 
     def __init__(self, *, sample_rate: int = 16000, num_mels: int = 80) -> None:
         super().__init__(sample_rate=sample_rate, num_mels=num_mels)
@@ -171,6 +176,7 @@ class AstMel(LogMel):
         self.mean, self.std = AUDIOSET_MEAN if mean is None else mean, AUDIOSET_STD if std is None else std
         if self.std <= 0:
             raise ValueError(f"data.features.std is {self.std}: give a positive number, such as data.features.std=4.57")
+        self.zero = -self.mean / (2 * self.std)
 
     @property
     def _fft_size(self) -> int:

@@ -36,7 +36,7 @@ class Spectrograms:
     mean: float | None = None
     std: float | None = None
     max_seconds: float = 10.255
-    fill: Fill = "mask"
+    fill: Fill = "zeros"
 
     @property
     def features(self) -> LogMel:
@@ -60,8 +60,7 @@ class Spectrograms:
     @classmethod
     def of_run(cls, run: Path) -> "Spectrograms":
         """What a run trained on, the first set of a mixture."""
-        data = to_plain(saved_config(run))["data"]
-        data = next(iter(data["sets"].values())) if "sets" in data else data
+        data = _data_of(run)
         features = {key: value for key, value in data["features"].items() if key != "_target_"}
         return cls(max_seconds=data["max_seconds"], fill=data["fill"], **features)
 
@@ -110,6 +109,11 @@ class Spectrograms:
         Raises:
             UserError: it knows no such spectrograms.
         """
+        if self.fill != "zeros":
+            log.warning(
+                "transformers fills shorter clips up with zeros, and this model was trained with data.fill=%s.",
+                self.fill,
+            )
         mean, std = self.normal
         said = {
             "feature_extractor_type": EXTRACTOR,
@@ -141,26 +145,30 @@ class Spectrograms:
     def _features(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in ("style", "sample_rate", "num_mels", "mean", "std")}
 
-    def hear(self, node: MutableMapping[str, Any], typed: Container[str]) -> None:
+    def hear(self, node: MutableMapping[str, Any], typed: Container[str], *, fixed: bool = True) -> None:
         """Has data make spectrograms as a trained model read them, but for what the user typed.
 
         Args:
             node: the config of the data; those of no sound stay as they are.
             typed: keys, such as `data.features.mean`.
+            fixed: whether the model is made for clips of this length.
 
         Raises:
             UserError: what was typed is of another size than the model.
         """
-        for part in node["sets"].values() if "sets" in node else [node]:
+        for part in (node, *node.get("sets", {}).values()):
             if "features" not in part:
                 continue
-            self._check(part, typed)
+            if fixed:
+                self._check(part, typed)
+                part["max_seconds"] = self.max_seconds
+                if "data.fill" not in typed:
+                    part["fill"] = self.fill
             features = part["features"]
             other = "data.features.style" in typed and features["style"] != self.style
             for key, value in self._features().items():
                 if f"data.features.{key}" not in typed and not (other and key in ("mean", "std")):
                     features[key] = value
-            part["max_seconds"] = self.max_seconds
 
     def _check(self, part: MutableMapping[str, Any], typed: Container[str]) -> None:
         for key, got, own in (
@@ -172,3 +180,14 @@ class Spectrograms:
                     f"data.{key}={got} is another size than the trained model has, which reads up to "
                     f"{self.max_seconds:g} s of {self.num_mels} mel filters: leave it out (shorter clips are filled up)"
                 )
+
+
+def is_of_sound(run: Path) -> bool:
+    """Whether a run trained on sound."""
+    return "features" in _data_of(run)
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """The config of what it trained on, of a mixture the first set's."""
+    data = to_plain(saved_config(run))["data"]
+    return next(iter(data["sets"].values())) if data.get("sets") else data

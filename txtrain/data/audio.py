@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from txtrain.audio.augment import Augment
-from txtrain.audio.batch import Fill, crop, fill_up, padded_width, stack
+from txtrain.audio.batch import Fill, crop, fill_up, lengthen, padded_width, stack
 from txtrain.audio.clips import Clip, Recording, Waveforms, read_clips, read_notes, write_clips, write_notes
 from txtrain.audio.ctc import frames_needed
 from txtrain.audio.files import to_floats
@@ -46,7 +46,8 @@ class AudioData(Data):
         augment: changes training clips.
         max_seconds: of the longest clip that a model reads.
         fill: shorter clips are filled up to the longest of their batch and what fills them is hidden from the model
-            (`mask`), or with silence to `max_seconds`, which it hears (`silence`, as Whisper was trained).
+            (`mask`), or to `max_seconds` with what it hears: silence (`silence`, as Whisper was trained) or frames of
+            log-energy 0 (`zeros`, as AST was).
         batch_seconds: of a step at most, over all devices, padding included; its clips, at most `batch_size`, are about
             equally long. Default: steps of `batch_size` clips of any length.
         base: those of all data.
@@ -313,7 +314,7 @@ class AudioSamples:
         longest = [clip.samples for clip in self.waveforms.clips]
         if self.augment is not None:
             longest = [self.augment.longest(samples) for samples in longest]
-        if self.fill == "silence":
+        if self.fill != "mask":
             longest = [self.max_samples] * len(longest)
         frames = [self.features.num_frames(min(samples, self.max_samples)) for samples in longest]
         return np.array([padded_width(count, self.max_frames) for count in frames], dtype=np.int64)
@@ -330,6 +331,8 @@ class AudioSamples:
         )
         if self.augment is not None:
             spectrograms = list(map(self.augment.spectrogram, spectrograms, randoms))
+        if self.fill == "zeros":
+            spectrograms = [lengthen(clip, self.max_frames, self.features.zero) for clip in spectrograms]
         clips = dict(zip(rows, spectrograms, strict=True))
         batch = stack(
             [clips.get(row) for row in range(len(index))], num_mels=self.features.num_mels, max_frames=self.max_frames

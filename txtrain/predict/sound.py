@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from txtrain.audio.batch import crop, fill_up, stack
+from txtrain.audio.batch import crop, fill_up, lengthen, stack
 from txtrain.audio.ctc import beam_search, greedy
 from txtrain.audio.files import EXTENSIONS, UnreadableError, read_audio, to_floats
 from txtrain.audio.spectrograms import Spectrograms
@@ -57,7 +57,10 @@ class Listener(Predictor):
         if self.fill == "silence":
             inputs = [fill_up(waveform, self.max_samples) for waveform in inputs]
         most = self.features.num_frames(self.max_samples)
-        batch = stack(self.features(inputs), num_mels=self.features.num_mels, max_frames=most)
+        clips = self.features(inputs)
+        if self.fill == "zeros":
+            clips = [lengthen(clip, most, self.features.zero) for clip in clips]
+        batch = stack(clips, num_mels=self.features.num_mels, max_frames=most)
         weight = next(self.trained.model.parameters())
         frames, lengths = batch["frames"].to(weight.device, weight.dtype), batch["lengths"].to(weight.device)
         return self.trained.model(frames, lengths).float(), lengths
