@@ -46,7 +46,7 @@ class Composed:
             raise UserError("hydra/launcher runs the jobs of a sweep in one process: leave it at its default, process")
         self.config = config
         spread(config)
-        self.overrides = list(map(as_typed, HydraConfig.get().overrides.task))
+        self.overrides = [*map(as_typed, OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))]
 
 
 def compose(arguments: Sequence[str]) -> Composed:

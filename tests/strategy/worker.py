@@ -121,7 +121,7 @@ class Count(Callback):
         self.index += [number for number in batch["index"].tolist() if number >= 0]
 
     def on_validation_epoch_end(self, trainer, task):
-        self.targets = int(trainer.strategy.reduce(task._sums["targets"].clone(), reduce_op="sum"))
+        self.targets = int(trainer.strategy.reduce(task._sums[0]["targets"].clone(), reduce_op="sum"))
 
 
 def new_strategy(name):
