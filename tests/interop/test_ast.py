@@ -132,7 +132,7 @@ def test_training_goes_on_with_other_labels_and_goes_back(capsys):
 @pytest.mark.parametrize(
     "command, message",
     [
-        (["train", "init_from=in", *RUN, "data.max_seconds=5"], "data.max_seconds=5.0 is another size"),
+        (["train", "init_from=in", *RUN, "data.max_seconds=5"], "data.max_seconds=5 is another size"),
         (["train", "init_from=in", *RUN, "data.features.num_mels=80"], "data.features.num_mels=80 is another size"),
         (["train", "init_from=in", "task=speech_recognition", "logger=none"], "set embedding=convolutions"),
         (["generate", "in", "a prompt"], "is an encoder, which writes no text"),
