@@ -15,7 +15,8 @@ from torch import nn
 from tests.model.adapted import randomise_adapters
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
-from txtrain.interop.peft import CONFIG, PREFIX, TENSORS, read_adapted, read_adapter, shortest, write_adapter
+from txtrain.interop.adapted import read_adapted
+from txtrain.interop.peft import CONFIG, PREFIX, TENSORS, read_adapter, shortest, write_adapter
 from txtrain.model.lora import LoRA
 from txtrain.model.lora.exchange import put
 

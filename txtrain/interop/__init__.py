@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from txtrain.interop import folder, peft
+from txtrain.interop import adapted, folder, peft
 from txtrain.interop.folder import Imported
 
 __all__ = ["Imported", "is_folder", "read_folder"]
@@ -19,4 +19,4 @@ def read_folder(path: str | Path) -> Imported:
     Raises:
         UserError: it is none, or something in it has no counterpart.
     """
-    return peft.read_adapted(path) if peft.is_adapter(path) else folder.read_folder(path)
+    return adapted.read_adapted(path) if peft.is_adapter(path) else folder.read_folder(path)

@@ -3,20 +3,22 @@
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from txtrain.config import saved_config
+from txtrain.config import saved_config, to_plain
+from txtrain.data.labels import write_labels
 from txtrain.errors import UserError
+from txtrain.interop.adapted import read_adapted
 from txtrain.interop.check import logits, random_inputs
 from txtrain.interop.folder import Imported, is_folder, read_folder
-from txtrain.interop.peft import TENSORS, read_adapter, write_adapter
+from txtrain.interop.peft import TENSORS, write_adapter
 from txtrain.interop.tokenizer import write_tokenizer
-from txtrain.model.lora.exchange import put
 from txtrain.saving import PARTIAL, read_state
-from txtrain.start import adapted_model, class_of
+from txtrain.start import adapted_model, class_of, labels_of_run, model_of_run
 from txtrain.trained import find_checkpoint_of
 
 TOKENS = 16
@@ -44,20 +46,24 @@ def export_adapter(path: str | Path, folder: Path) -> None:
     base = (read_state(checkpoint)["base"] or {}).get("path", config.init_from)
     if not base or not is_folder(base):
         raise UserError(f"{path} adapts {base or 'random weights'}, no Hugging Face folder: leave out --adapter")
-    imported = read_folder(base)
-    new_model = _new_model(imported)
-    model = adapted_model(new_model, checkpoint)
+    imported, labels = read_folder(base), labels_of_run(run)
+    model = adapted_model(model_of_run(run) if labels else _new_model(imported), checkpoint)
+    architecture = _class_with(imported, to_plain(config.head)) if labels else None
     unfinished = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(unfinished, ignore_errors=True)
     heads = imported.axes["model"]["num_heads"]
-    names = {"base": imported.path, "rslora": lora.variant == "rslora"}
+    names = {"base": imported.path, "rslora": lora.variant == "rslora", "architecture": architecture}
     try:
         write_adapter(unfinished, model, imported.family, heads=heads, **names)
         if imported.family.reads == "tokens":
             tokenizer = class_of(config.data).reader(run, instantiate(config.tokenizer, _convert_="all"))
             write_tokenizer(unfinished, tokenizer, run, max_len=imported.max_len)
-        read = imported.build(new_model)
-        put(read, read_adapter(unfinished, read, imported.family, heads=heads))
+        if labels:
+            write_labels(unfinished, labels)
+        adapted = read_adapted(unfinished)
+        with torch.device("meta"):
+            read = _new_model(adapted)()
+        adapted.adapt(read)
         _compare(model, read, random_inputs(imported, TOKENS))
         unfinished.rename(folder)
     except OSError as error:
@@ -65,6 +71,14 @@ def export_adapter(path: str | Path, folder: Path) -> None:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{folder}: adapter of {imported.path}, {(folder / TENSORS).stat().st_size / 1e6:.1f} MB, read again: equal")
+
+
+def _class_with(imported: Imported, head: dict[str, Any]) -> str:
+    """The class of `transformers` that is a folder's model with another head."""
+    try:
+        return str(imported.family.config(imported.axes | {"head": head})["architectures"][0])
+    except UserError as error:
+        raise UserError(f"{error}, so its head has no place beside an adapter: leave out --adapter") from error
 
 
 def _new_model(imported: Imported) -> partial[nn.Module]:

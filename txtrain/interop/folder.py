@@ -16,7 +16,7 @@ from txtrain.errors import UserError
 from txtrain.interop.axes import Nodes
 from txtrain.interop.families import families
 from txtrain.interop.family import Family, look_up
-from txtrain.interop.weights import Shapes, Weights, fill
+from txtrain.interop.weights import Shapes, Weights, WithHead, fill
 
 CONFIG = "config.json"
 
@@ -91,7 +91,7 @@ class Imported:
         """Gives a model of these axes, which may be on the meta device, the weights."""
         self._fill(model, Weights(self.path, prefix=self.family.prefix), new)
 
-    def _fill(self, model: nn.Module, weights: Weights, new: Sequence[str]) -> None:
+    def _fill(self, model: nn.Module, weights: Weights | WithHead, new: Sequence[str]) -> None:
         fill(model, weights, self.family, heads=self.axes["model"]["num_heads"], where=str(self.path), new=new)
 
     def _new(self, build_model: Callable[[], nn.Module]) -> nn.Module:

@@ -3,8 +3,8 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from txtrain.errors import UserError
+from txtrain.interop import label_head
 from txtrain.interop.family import Family
-from txtrain.interop.folder import Imported, is_folder, read_folder
+from txtrain.interop.folder import is_folder
 from txtrain.interop.names import Place
 from txtrain.model import EncoderDecoder
-from txtrain.model.lora.exchange import Adapter, Change, put, remove, taken
-from txtrain.model.lora.merging import adapters, check_mergeable
+from txtrain.model.lora.exchange import Adapter, Change, taken
 from txtrain.saving import write_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -29,7 +29,6 @@ PREFIX = "base_model.model."
 KNOWN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    "modules_to_save": (None, []),
     "trainable_token_indices": (None,),
     "target_parameters": (None, []),
     "layer_replication": (None,),
@@ -45,51 +44,6 @@ KNOWN: dict[str, tuple[Any, ...]] = {
 def is_adapter(path: str | Path) -> bool:
     """Whether this is a folder of PEFT's, and no whole model's."""
     return (Path(path).expanduser() / CONFIG).is_file() and not is_folder(path)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapted(Imported):
-    """A model folder and an adapter of it, which is merged into the weights.
-
-    Args:
-        adapter: the adapter's folder.
-    """
-
-    adapter: Path
-
-    def check(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> None:
-        super().check(build_model, new)
-        model = self._new(build_model)
-        check_mergeable(model, self._read(model))
-
-    def _read(self, model: nn.Module) -> dict[str, Change]:
-        return read_adapter(self.adapter, model, self.family, heads=self.axes["model"]["num_heads"])
-
-    def fill(self, model: nn.Module, new: Sequence[str] = ()) -> None:
-        super().fill(model, new)
-        put(model, self._read(model))
-        check_mergeable(model)
-        merged = {name: layer.merged_weight().to(layer.weight.dtype) for name, layer in adapters(model)}
-        remove(model)
-        for name, weight in merged.items():
-            model.get_submodule(name).weight = nn.Parameter(weight.detach())
-
-
-def read_adapted(path: str | Path) -> Adapted:
-    """Understands an adapter's folder and that of its base.
-
-    Raises:
-        UserError: it is none, or its base is no local folder.
-    """
-    path = Path(path).expanduser().absolute()
-    base = read_config(path).get("base_model_name_or_path")
-    if not base or not is_folder(base):
-        raise UserError(
-            f"{path} is an adapter of {base}, which is no folder here: put the path of its model's folder into "
-            f"base_model_name_or_path in {CONFIG}"
-        )
-    imported = read_folder(base)
-    return Adapted(adapter=path, **{field.name: getattr(imported, field.name) for field in fields(imported)})
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -114,7 +68,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def read_adapter(path: Path, model: nn.Module, family: Family, *, heads: int) -> dict[str, Change]:
+def read_adapter(
+    path: Path, model: nn.Module, family: Family, *, heads: int, new: Sequence[str] = ()
+) -> dict[str, Change]:
     """The adapter in a folder of PEFT's for a model of ours, to `put` on it.
 
     PEFT's one adapter of fused queries, keys and values becomes three, whose A are copies.
@@ -124,11 +80,12 @@ def read_adapter(path: Path, model: nn.Module, family: Family, *, heads: int) ->
         model: without adapters.
         family: says which layers of theirs are which of ours.
         heads: query heads of a layer.
+        new: parts of the model that start anew, so that adapters of them are left out.
 
     Raises:
         UserError: the folder is damaged, or its adapter is one of another base.
     """
-    config, modules = read_config(path), _read_modules(path)
+    config, modules = read_config(path), read_tensors(path)[0]
     result: dict[str, Change] = {}
     used: set[str] = set()
     own = dict(model.named_parameters())
@@ -150,15 +107,23 @@ def read_adapter(path: Path, model: nn.Module, family: Family, *, heads: int) ->
         rank, alpha = len(parts["A"]), _of_pattern(config.get("alpha_pattern") or {}, theirs, config["lora_alpha"])
         scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         result[name] = Change(scale=scale, dropout=config.get("lora_dropout", 0.0), **tensors)
-    if unused := modules.keys() - used:
+    anew = tuple(theirs for part in new for theirs in family.names.of_part(part))
+    if unused := {name for name in modules.keys() - used if not name.startswith(anew)}:
         raise UserError(f"{path} is an adapter for another base, which has {min(unused)}: this one has no such layer")
     return result
 
 
 def write_adapter(
-    folder: Path, model: nn.Module, family: Family, *, heads: int, base: str | Path, rslora: bool = False
+    folder: Path,
+    model: nn.Module,
+    family: Family,
+    *,
+    heads: int,
+    base: str | Path,
+    rslora: bool = False,
+    architecture: str | None = None,
 ) -> None:
-    """Writes the adapters of a model as PEFT does.
+    """Writes the adapters of a model as PEFT does, and a head that scores labels and trains whole.
 
     Those of queries, keys and values that are fused in theirs become one of the sum of their ranks, in blocks, unless
     they have A in common.
@@ -170,8 +135,10 @@ def write_adapter(
         heads: query heads of a layer.
         base: the model's folder, noted in the config.
         rslora: whether to write alpha for a scale of alpha / √r.
+        architecture: the class of `transformers` with the model's head; the family's usual one if None.
     """
-    found = taken(model)
+    head = label_head.tensors(model, family) if label_head.trains(model) else {}
+    found = {name: change for name, change in taken(model).items() if not (head and name.startswith(label_head.HEAD))}
     assert found, "the model has no adapters"
     places, own = dict[str, Place](), dict(model.named_parameters())
     for name in found:
@@ -187,12 +154,17 @@ def write_adapter(
         tensors[f"{PREFIX}{theirs}.{low}"], tensors[f"{PREFIX}{theirs}.{high}"] = change.low, change.high
         if change.magnitude is not None:
             tensors[f"{PREFIX}{theirs}.lora_magnitude_vector"] = change.magnitude
+    tensors |= {f"{PREFIX}{theirs}": tensor for theirs, tensor in head.items()}
     found_places = (family.names.find_layer(name.rpartition(".")[0], own) for name in own)
     others = {place.theirs for place in found_places if place} - changes.keys()
+    architecture = architecture or family.architecture
+    task_type = _task_type(family, architecture)
     config = _config(changes, rslora=rslora) | {
         "target_modules": shortest(changes.keys(), others),
         "base_model_name_or_path": str(base),
-        "task_type": _task_type(family),
+        "task_type": task_type,
+        "auto_mapping": None if task_type else {"base_model_class": architecture, "parent_library": "transformers"},
+        "modules_to_save": label_head.modules(head, family) or None,
         "fan_in_fan_out": any(place.rule.transposed for place in places.values()),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,11 +172,13 @@ def write_adapter(
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _task_type(family: Family) -> str | None:
-    """PEFT's name of what the model is for, where its head writes text."""
+def _task_type(family: Family, architecture: str) -> str | None:
+    """PEFT's name of what the model is for, where it has one."""
     if family.model_class is EncoderDecoder:
         return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if re.search("CausalLM|LMHead", family.architecture) else None
+    if re.search("CausalLM|LMHead", architecture):
+        return "CAUSAL_LM"
+    return next((task for task, end in label_head.CLASSES.items() if architecture.endswith(end)), None)
 
 
 def shortest(names: Set[str], others: Set[str]) -> list[str]:
@@ -221,8 +195,13 @@ def _ends_in(end: str, name: str) -> bool:
     return f".{name}".endswith(f".{end}")
 
 
-def _read_modules(path: Path) -> dict[str, dict[str, Tensor]]:
-    """A, B and magnitude_vector of each of their modules that has an adapter."""
+def read_tensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """A, B and magnitude_vector of each of their modules that has an adapter; and weights that are there whole.
+
+    Raises:
+        UserError: the file is damaged, or has something else.
+    """
+    whole, saved = dict[str, Tensor](), read_config(path).get("modules_to_save")
     try:
         tensors = load_file(path / TENSORS)
     except (OSError, SafetensorError) as error:
@@ -230,13 +209,16 @@ def _read_modules(path: Path) -> dict[str, dict[str, Tensor]]:
     modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(.+)\.lora_(?:embedding_)?(A|B|magnitude_vector)(?:\.weight)?", name)
+        if match is None and saved:
+            whole[name.removeprefix(PREFIX)] = tensor
+            continue
         if match is None:
             raise UserError(f"{path / TENSORS} has {name}, which is no adapter: txtrain reads LoRA and DoRA only")
         modules[match[1].removeprefix(PREFIX)][match[2]] = tensor
     for name, parts in modules.items():
         if not {"A", "B"} <= parts.keys():
             raise UserError(f"{path / TENSORS} has only a half of the adapter of {name}: restore it")
-    return modules
+    return modules, whole
 
 
 def _part(parts: Mapping[str, Tensor], place: Place, rows: list[int], sizes: tuple[int, int]) -> dict[str, Any]:

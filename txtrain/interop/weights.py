@@ -100,13 +100,44 @@ class Shapes(Weights):
         return torch.empty(shape, device="meta")
 
 
+class WithHead(Mapping[str, Tensor]):
+    """The weights of a folder with the head of an adapter in place of its own.
+
+    Args:
+        body: the folder's.
+        head: the adapter's, which count before the folder's.
+        family: says how the names of heads begin; those of the folder that no model asks for are not listed.
+    """
+
+    def __init__(self, body: "Weights | WithHead", head: Mapping[str, Tensor], family: Family) -> None:
+        self._body, self._head = body, head
+        self._heads = tuple(family.names.of_part("head"))
+
+    def file(self, *names: str) -> str:
+        """The folder's file with the first of these names that is there; "" if it has none."""
+        return self._body.file(*names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._head[name] if name in self._head else self._body[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._head or name in self._body
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._head
+        yield from (name for name in self._body if not name.startswith(self._heads))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def _renamed(name: str) -> str:
     """Files that were made from TensorFlow's call a LayerNorm's weight and bias gamma and beta."""
     return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda match: {"gamma": "weight", "beta": "bias"}[match[0]], name)
 
 
 def fill(
-    model: nn.Module, weights: Weights, family: Family, *, heads: int, where: str, new: Sequence[str] = ()
+    model: nn.Module, weights: Weights | WithHead, family: Family, *, heads: int, where: str, new: Sequence[str] = ()
 ) -> None:
     """Gives a model, which may have no memory yet (device meta), the weights of a folder.
 
