@@ -1,5 +1,7 @@
 """Each task on small data, for what is to hold of all of them."""
 
+import torch
+
 from tests.task.examples import TEXT, new_task, write_labelled, write_pairs, write_sounds, write_tagged
 
 SIZES = ["model.dim=24", "model.num_layers=2", "model.num_heads=2"]
@@ -39,3 +41,20 @@ def write_all(folder):
 def build(task, *overrides):
     """The data and a task with its model."""
     return new_task(*SIZES, *TASKS[task], *overrides)
+
+
+def learns_by_heart(module, batch, *, steps):
+    """Whether the loss on a batch falls, once it is seen that every weight that trains has a part in it."""
+    trained = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    for _ in range(steps):
+        objective, _ = module.losses(batch)
+        optimizer.zero_grad()
+        objective.backward()
+        for name, parameter in module.model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, f"{name} receives no gradient"
+                assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+        optimizer.step()
+        losses.append(objective.item())
+    return losses[-1] < losses[0]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.pairwise import pairwise
-from tests.task.every import TASKS, build, write_all
+from tests.task.every import TASKS, build, learns_by_heart, write_all
 from txtrain.config import config_directory, options
 from txtrain.data.packing import IGNORED, PADDING
 
@@ -68,19 +68,7 @@ def test_options_train_in_pairs(task, row):
     data, module = build(task, row)
     samples = data.samples("train")
     batch = samples.batch(some(samples))
-    trained = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
-    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
-    for _ in range(8):
-        objective, _ = module.losses(batch)
-        optimizer.zero_grad()
-        objective.backward()
-        for name, parameter in module.model.named_parameters():
-            if parameter.requires_grad:
-                assert parameter.grad is not None, f"{name} receives no gradient"
-                assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
-        optimizer.step()
-        losses.append(objective.item())
-    assert losses[-1] < losses[0]
+    assert learns_by_heart(module, batch, steps=8)
 
 
 def with_other_padding(batch):
