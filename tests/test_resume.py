@@ -126,6 +126,45 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert json.loads((tmp_path / "parts/summary.json").read_text())["state"] == "finished"
 
 
+MEASURED = ("tokens_per_second", "peak_memory_bytes", "wall_seconds")
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    found = json.loads((run_dir / "summary.json").read_text())
+    return {name: found[name] if name not in MEASURED else found[name] > 0 for name in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param([*ONE, "logger=tensorboard"], id="steps"),
+        pytest.param([*ONE, "trainer.max_steps=-1", "trainer.max_epochs=1", "schedule=constant"], id="epochs"),
+        pytest.param([*TWO, "strategy=ddp", "trainer.limit_val_batches=0"], id="ddp"),
+    ],
+)
+def test_a_run_killed_after_its_last_checkpoint_tells_its_outcome_when_it_goes_on(
+    tmp_path: Path, overrides: list[str]
+) -> None:
+    wide = ["data.seq_len=128", "data.batch_size=20", "data.micro_batch_size=10"]
+    settings = [*TINY, *wide, f"data.cache_dir={tmp_path / 'cache'}", *overrides]
+    finish(tmp_path, "run_dir=whole", *settings)
+    last = checkpoint_step((tmp_path / "whole/checkpoints/last").resolve())
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    os.mkfifo(parts / "summary.json.partial")  # nobody reads it, so the process waits where it writes its summary
+    kill_after(start(tmp_path, "run_dir=parts", *settings), parts / "checkpoints", step=last)
+    (parts / "summary.json.partial").unlink()
+    assert not (parts / "summary.json").exists()
+    finish(tmp_path, "resume=parts")
+    assert outcome(parts) == outcome(tmp_path / "whole")
+    assert rows(parts) == rows(tmp_path / "whole")
+    whole, ended = (end_of(path, step=last) for path in (tmp_path / "whole", parts))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, ended[name])] == []
+    assert start(tmp_path, "resume=parts").wait(timeout=240) == 1
+    assert f"parts is finished at step {last}" in (tmp_path / "output.txt").read_text()
+
+
 @pytest.fixture
 def told_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Has this process get SIGTERM at the end of a step."""

@@ -106,6 +106,14 @@ class RunDirectory:
         except OSError as error:
             log.warning("%s cannot be written (%s): resume=%s will not know the new end", path, error, self.path)
 
+    def finished_at(self, step: int) -> bool:
+        """Whether the run has told its outcome after this step; a process killed just before that has not."""
+        try:
+            outcome = self._read("summary.json") or {}
+        except ValueError:  # what a loss of power leaves
+            return False
+        return outcome.get("state") in ("finished", "stopped") and outcome.get("steps") == step
+
     def check_data(self, data: "Data") -> None:
         """For a run that goes on: says so if the data are others than it began with.
 

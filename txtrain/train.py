@@ -68,13 +68,13 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:
             run.check_new()
-        checkpoint = point_to_resume(config, run.path) if config.resume else None
+        checkpoint = point_to_resume(config, run) if config.resume else None
         trainer, summary = new_trainer(config, parts, strategy, run.path)
 
         seed_everything(config.seed, verbose=False)
         data.prepare()
         if checkpoint:
-            check_epochs_left(config, checkpoint, steps=data.steps_in_epoch)
+            check_epochs_left(config, run, checkpoint, steps=data.steps_in_epoch)
         untrained = partial(new_model, **data.sizes())
         model = check_model(config, parts, untrained)
         trained = trained_checkpoint(config, checkpoint)
@@ -154,19 +154,19 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
     return model
 
 
-def point_to_resume(config: DictConfig, run_dir: Path) -> Path:
-    """The newest whole checkpoint, if there is something left to train."""
-    checkpoint, last = resume_point(run_dir, contents=rank_zero_only.rank == 0), config.trainer.max_steps
+def point_to_resume(config: DictConfig, run: RunDirectory) -> Path:
+    """The newest whole checkpoint, if there is something left to do."""
+    checkpoint, last = resume_point(run.path, contents=rank_zero_only.rank == 0), config.trainer.max_steps
     step = checkpoint_step(checkpoint)
-    if 0 < last <= step:
-        raise UserError(f"{run_dir} is finished at step {step} of {last}: type trainer.max_steps={2 * step} to go on")
+    if 0 < last <= step and run.finished_at(step):
+        raise UserError(f"{run.path} is finished at step {step} of {last}: type trainer.max_steps={2 * step} to go on")
     return checkpoint
 
 
-def check_epochs_left(config: DictConfig, checkpoint: Path, *, steps: int) -> None:
+def check_epochs_left(config: DictConfig, run: RunDirectory, checkpoint: Path, *, steps: int) -> None:
     """The same where the end is a number of epochs of so many steps."""
     step, epochs = checkpoint_step(checkpoint), config.trainer.max_epochs
-    if epochs is not None and 0 < epochs * steps <= step:
+    if epochs is not None and 0 < epochs * steps <= step and run.finished_at(step):
         raise UserError(
             f"{config.resume} is finished at step {step}, the end of trainer.max_epochs={epochs}: type "
             f"trainer.max_epochs={2 * epochs} to go on"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -72,7 +73,7 @@ def new_trainer(
 
 def lightning_trainer(new: Callable[..., Trainer], strategy: Strategy, **options: Any) -> Trainer:
     """A Trainer for our loaders and tasks, which says nothing by itself and writes nothing but by callbacks."""
-    return new(
+    trainer = new(
         strategy=strategy,
         plugins=find_launch().environment(),
         logger=False,  # set once there is a run directory
@@ -83,6 +84,19 @@ def lightning_trainer(new: Callable[..., Trainer], strategy: Strategy, **options
         enable_model_summary=False,
         **options,
     )
+    steps = trainer.fit_loop.epoch_loop
+    trainer.fit_loop = FitLoop(trainer, min_epochs=trainer.min_epochs, max_epochs=trainer.max_epochs)
+    trainer.fit_loop.epoch_loop = steps
+    return trainer
+
+
+class FitLoop(_FitLoop):
+    """Lightning's, which begins and ends for callbacks also where no step is left: of a run that was killed between
+    its last step and its end they make up for what is missing."""
+
+    @property
+    def skip(self) -> bool:
+        return False
 
 
 def divide_steps(trainer: Trainer, accumulation: int) -> None:

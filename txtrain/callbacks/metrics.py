@@ -91,10 +91,8 @@ class Metrics(Callback):
 
     def tokens_per_second(self) -> float | None:
         """Over all of training in this process but its first step, if it made more than one."""
-        if self.warm is None:
-            return None
         tokens, seconds = self._latest
-        if tokens == self.warm[0]:
+        if self.warm is None or tokens == self.warm[0]:
             return self.train.get("train/tokens_per_second")
         return (tokens - self.warm[0]) / max(seconds - self.warm[1], 1e-9)
 

@@ -181,7 +181,7 @@ def longer(trainer: Any) -> str | None:
     for end, reached in (("max_steps", trainer.global_step), ("max_epochs", trainer.current_epoch)):
         last = getattr(trainer, end)
         if last is not None and 0 < last <= reached:
-            return f"trainer.{end}={2 * last}"
+            return f"trainer.{end}={2 * reached}"
     return None
 
 
@@ -198,7 +198,7 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 
 def why_stopped(trainer: Any) -> str:
-    if trainer.global_step == trainer.max_steps:
+    if 0 <= trainer.max_steps <= trainer.global_step:
         return f"trainer.max_steps={trainer.max_steps} reached"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"trainer.max_epochs={trainer.max_epochs} reached"
