@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from txtrain.saving import PARTIAL, Reader, find_checkpoint
+from txtrain.run import RunDirectory
+from txtrain.saving import PARTIAL, Reader, checkpoint_step, find_checkpoint
 
 ROOT = Path(__file__).parent.parent
 RUN = [
@@ -87,12 +88,16 @@ class Stress:
             process = self.start(*RUN, *self.overrides, f"run_dir={run_dir}")
             while self.kills < kills and self.wait_and_kill(process, run_dir):
                 found = find_checkpoint(run_dir)
+                if found and RunDirectory(run_dir).finished_at(checkpoint_step(found)):
+                    print(f"kill {self.kills}: the run had told its outcome", flush=True)
+                    break
                 print(f"kill {self.kills}: goes on from {found.name if found else 'the beginning'}", flush=True)
                 if found is None:
                     shutil.rmtree(run_dir)
                 again = [f"resume={run_dir}"] if found else [*RUN, *self.overrides, f"run_dir={run_dir}"]
                 process = self.start(*again)
-            assert process.wait() == 0, self.output()
+            else:
+                assert process.wait() == 0, self.output()
             assert_same(whole, run_dir)
             print(f"run {self.runs} ended as the one that was never killed", flush=True)
 
