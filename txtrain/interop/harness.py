@@ -195,7 +195,10 @@ def score(logits: Tensor, tokens: Sequence[int]) -> tuple[float, bool]:
 
 def main() -> None:
     """The harness's own command, for the model `txtrain`."""
-    sys.argv = ["lm-eval", "run", "--model", "txtrain", *sys.argv[1:]]
+    words = sys.argv[1:]
+    if not any(word.startswith(("--config", "-C")) for word in words):  # which may name a device
+        words = ["--device", str(find_device("auto")), *words]  # the harness would take cuda:0; the last one counts
+    sys.argv = ["lm-eval", "run", "--model", "txtrain", *words]
     try:
         cli_evaluate()
     except UserError as error:
