@@ -175,3 +175,27 @@ def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     assert "  train " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end, code", [("return 3", 3), ("sys.exit(4)", 4), ("sys.exit('told')", 1), ("1 / 0", 1)])
+def test_a_process_ends_in_order_but_takes_nothing_down(end: str, code: int) -> None:
+    """What Python ends by itself (threads, functions for its exit, buffers) is there; what it would free is not."""
+    program = f"""
+import atexit, sys, threading, time
+from txtrain import cli
+
+class Freed:
+    def __del__(self):
+        print("freed")
+
+def main(argv):
+    sys.held = Freed()
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    {end}
+
+cli.main = main
+cli.start()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (code, "thread\nat exit\n")

@@ -240,7 +240,7 @@ def test_docker_runs_the_train_command_as_an_ordinary_user() -> None:
     assert any(users[-1] in words.split() for words in made)
     entrypoint = json.loads(next(arguments for name, arguments in steps if name == "ENTRYPOINT"))
     assert entrypoint == ["txtrain", "train"]
-    assert PROJECT["project"]["scripts"][entrypoint[0]] == "txtrain.cli:main"
+    assert PROJECT["project"]["scripts"][entrypoint[0]] == "txtrain.cli:start"
 
 
 def test_the_docs_name_the_docker_line() -> None:

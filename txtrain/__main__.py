@@ -1,7 +1,5 @@
 """`python -m txtrain` is the same as `txtrain`."""
 
-import sys
+from txtrain.cli import start
 
-from txtrain.cli import main
-
-sys.exit(main())
+start()

@@ -3,12 +3,14 @@
 Imports are inside the functions: PyTorch and Lightning take seconds, which a mistake in the config need not wait for.
 """
 
+import atexit
 import inspect
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from txtrain.errors import UserError
 from txtrain.signals import Interrupted, drop_output, inbox, is_unread
@@ -146,6 +148,29 @@ def usage() -> str:
     """The commands, by the first line of what each says of itself."""
     lines = [f"  {name:<10} {inspect.getdoc(command)}" for name, command in COMMANDS.items()]
     return "\n".join(["txtrain COMMAND ... (txtrain COMMAND --help says more)", "", *lines])
+
+
+def start(argv: Sequence[str] | None = None) -> NoReturn:
+    """`main` as all that a process does, which ends with its exit code.
+
+    It ends as Python would but takes nothing down: gloo's threads may still hold tensors then, whose release in a
+    Python that is half gone ends the process by SIGABRT (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    code = 1  # of an error that is not caught
+
+    def leave() -> NoReturn:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # first, so that it is called last
+    try:
+        code = main(argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

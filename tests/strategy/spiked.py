@@ -6,7 +6,7 @@ Usage: spiked.py OUTPUT CASES, where CASES is a JSON list of mappings with the a
 import json
 import sys
 
-from lightning import Callback
+from lightning import Callback, LightningDataModule
 
 from tests.strategy.worker import BATCH, SAMPLES, main, new_task, new_trainer, whole
 from txtrain.callbacks import spikes
@@ -30,6 +30,17 @@ def poison(task, factor):
         return objective * scale, entropy * scale
 
     task.losses = poisoned
+
+
+class Samples(LightningDataModule):
+    """A loader, with names for samples by which a spike is told."""
+
+    def __init__(self, loader):
+        super().__init__()
+        self.train_dataloader = self.val_dataloader = lambda: loader
+
+    def locate(self, sample):
+        return None, sample
 
 
 class Weights(Callback):
@@ -56,7 +67,7 @@ def fit(*, optimizer, arguments, factor, clip, **options):
     trainer, loader = new_trainer(callbacks=[guard, weights], gradient_clip_val=clip, **options)
     task = new_task(optimizer, arguments)
     poison(task, float(factor))
-    trainer.fit(task, train_dataloaders=loader, val_dataloaders=loader)
+    trainer.fit(task, datamodule=Samples(loader))
     return {"weights": weights.after, "skipped_steps": guard.skipped_steps}
 
 
