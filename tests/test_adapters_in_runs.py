@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from txtrain.cli import main
+from txtrain.config import saved_config
 from txtrain.saving import BASE, WEIGHT, Reader, list_checkpoints
-from txtrain.trained import load_trained
+from txtrain.start import adapted_model, model_of_run
+from txtrain.trained import find_best, load_trained
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"
 COMMON = ["data=text", f"data.path={TEXT}", "data.seq_len=16", "logger=none", "trainer.accelerator=cpu"]
@@ -89,3 +92,27 @@ def test_a_base_that_pissa_changed_is_the_runs_own(tmp_path):
     again = train(tmp_path / "again", f"init_from={run}", "optimizer=sgd", "optimizer.lr=0", "trainer.max_steps=1")
     merged = json.loads((again / "summary.json").read_text())
     assert merged["validation_loss"] == pytest.approx(summary["validation_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("target, variant", [("head.linear", "lora"), ("embedding.tokens", "dora")])
+def test_merging_an_adapter_of_a_tied_matrix_leaves_two_matrices(tmp_path, target, variant):
+    """The other layer keeps its own: logits are those of the run, here, in transformers and in a run from there on."""
+    first = train(tmp_path / "first", *MODEL, "trainer.max_steps=2")
+    settings = ["lora.rank=2", f"lora.targets=[all,{target}]", f"lora.variant={variant}", "optimizer.lr=0.1"]
+    run = train(tmp_path / "run", f"init_from={first}", *settings, "trainer.max_steps=4")
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        expected = adapted_model(model_of_run(run), find_best(run)).eval()(tokens)
+        merged = load_trained(run).model
+        torch.testing.assert_close(merged(tokens), expected, rtol=1e-5, atol=1e-5)
+        other = {"head.linear", "embedding.tokens"} - {target}
+        own = load_trained(first).model.get_parameter(f"{other.pop()}.weight")
+        assert sum(torch.equal(own, merged.get_submodule(name).weight) for name in ("head.linear", "embedding.tokens"))
+        assert main(["export", str(run), str(tmp_path / "out")]) == 0
+        assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        torch.testing.assert_close(theirs(tokens).logits, expected, rtol=1e-4, atol=1e-4)
+    still = ["optimizer=sgd", "optimizer.lr=0", "trainer.max_steps=1"]
+    again = train(tmp_path / "again", f"init_from={run}", *still)
+    torch.testing.assert_close(load_trained(again).model(tokens), expected, rtol=1e-5, atol=1e-5)
+    assert saved_config(again).embedding.tied is False

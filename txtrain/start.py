@@ -28,6 +28,7 @@ from txtrain.interop import Imported, is_folder, read_folder
 from txtrain.model import EncoderWithPairs
 from txtrain.model.head import LABELLING
 from txtrain.model.lora import adapters, check_mergeable
+from txtrain.model.lora.merging import tied
 from txtrain.saving import (
     BASE,
     BEST,
@@ -103,7 +104,7 @@ def seen_or_heard(imported: Imported) -> Pixels | Spectrograms:
 
 
 def _axes_of_run(run: Path) -> DictConfig:
-    saved = saved_config(run)
+    saved = merged_config(run)
     if saved.encoding.get("max_len", 0) is None:
         saved.encoding.max_len = saved.data.get("seq_len")  # the table was made for it
     saved.model.max_len = max(saved.data.get("seq_len") or 0, saved.model.get("max_len") or 0) or None
@@ -189,9 +190,24 @@ def new_parts(
     return tuple(found)
 
 
-def model_of_run(run: Path) -> Callable[[], nn.Module]:
-    """Makes the model that a run trained, with no weights of it."""
-    config = to_plain(saved_config(run))
+def merged_config(run: Path) -> DictConfig:
+    """The config of a run's model once its adapters are merged.
+
+    Where one of two tied matrices has an adapter, head and embedding differ then, and have a matrix each.
+    """
+    saved = saved_config(run)
+    lora = instantiate(saved.lora, _convert_="all")
+    if lora.rank and saved.embedding.get("tied"):
+        with torch.device("meta"):
+            model = model_of_run(run, saved)()
+        if tied(model, lora.matches(model)):
+            saved.embedding.tied = False
+    return saved
+
+
+def model_of_run(run: Path, config: DictConfig | None = None) -> Callable[[], nn.Module]:
+    """Makes the model that a run trained, with no weights of it; with another config than its own, that model."""
+    config = to_plain(saved_config(run) if config is None else config)
     task = class_of(config["task"])
     nodes = {group: config[group] for group in ("model", *task.model_groups)}
     check(nodes)
@@ -233,7 +249,8 @@ def trained_weights(
         model = build_model()
     theirs = class_of(saved.task).model_class
     new = new_parts(model, saved.head, labels_of_run(run), labels, theirs)
-    if type(model) is theirs and not new:
+    untied = merged_config(run).embedding.get("tied") != saved.embedding.get("tied")
+    if type(model) is theirs and not new and not untied:
         return own_weights(build_model, checkpoint)
     if getattr(model, "causal", None) != getattr(theirs, "causal", None):
         raise UserError(
@@ -252,8 +269,9 @@ def trained_weights(
 
 def own_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> dict[str, Tensor]:
     """The weights of the model that a checkpoint was written of, without adapters."""
-    model = adapted_model(build_model, checkpoint)
-    check_mergeable(model)
+    model, run = adapted_model(build_model, checkpoint), checkpoint.parent.parent
+    with torch.device("meta"):
+        check_mergeable(model_of_run(run, merged_config(run))(), [name for name, _ in adapters(model)])
     merged = {f"{name}.weight": layer.merged_weight().detach() for name, layer in adapters(model)}
     return {name: value for name, value in (model.state_dict() | merged).items() if not name.endswith(ADAPTER_NAMES)}
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from txtrain.audio.spectrograms import Spectrograms
-from txtrain.config import check, newest_run, saved_config, to_plain
+from txtrain.config import check, newest_run, to_plain
 from txtrain.data import marian
 from txtrain.data.pixels import Pixels
 from txtrain.data.special import barred_ids, named_ids
@@ -27,6 +27,7 @@ from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import (
     class_of,
     labels_of_run,
+    merged_config,
     model_of_run,
     seen_or_heard,
     sizes_of_run,
@@ -150,9 +151,10 @@ def find_best(run: Path) -> Path:
 
 def _from_checkpoint(checkpoint: Path) -> Trained:
     run = checkpoint.parent.parent
-    build_model, labels = model_of_run(run), labels_of_run(run)
+    merged, labels = merged_config(run), labels_of_run(run)
+    build_model = model_of_run(run, merged)
     model = with_weights(build_model, trained_weights(build_model, checkpoint, labels))
-    config = to_plain(saved_config(run))
+    config = to_plain(merged)
     task = class_of(config["task"])
     check({"tokenizer": config["tokenizer"]})
     reader = class_of(config["data"]).reader(run, instantiate(config["tokenizer"], _convert_="all"))

@@ -399,8 +399,10 @@ def test_audit_shows_the_rows_that_a_step_saw(here: Path, capsys: Any) -> None:
         for number, ((_, _, line), text) in enumerate(zip(places, texts, strict=True)):
             row = batch["tokens"][0, batch["documents"][0] == number].tolist()
             whole = made.tokenizer.decode(row)
-            assert whole.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}")) and len(text) > 20
-            assert json.loads(lines[int(line) - 1])["messages"][0]["content"] in whole
+            assert text.strip("\N{REPLACEMENT CHARACTER}\n") in whole and len(text) > 20
+            question, answer = (turn["content"] for turn in json.loads(lines[int(line) - 1])["messages"][:2])
+            assert question in whole
+            assert f"<|im_start|>assistant\n{answer}"[:30] in text, "what all rows begin with says nothing of this one"
     assert main(["audit", "base", "1"]) == 0
     first = capsys.readouterr().out.splitlines()[2]
-    assert "my.jsonl line " in first and "<|im_start|>system⏎You are kind." in first
+    assert "my.jsonl line " in first and "<|im_start|>assistant⏎" in first

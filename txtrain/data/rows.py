@@ -170,8 +170,16 @@ class RowWindows:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def parts(self, index: int, most: int) -> list[tuple[int, list[int]]]:
-        """How each row of a window begins: where in the file of tokens, and its first tokens."""
-        return [(int(self.starts[row]), self._records(row)["token"][:most].tolist()) for row in self.windows[index]]
+        """Of each row of a window, where in the file of tokens it begins, and the tokens around its first target.
+
+        Rows may well begin alike, with the template's own words.
+        """
+        found = []
+        for row in self.windows[index]:
+            records = self._records(row)
+            shown = max(0, int(records["assistant"].argmax()) - most // 2)
+            found.append((int(self.starts[row]), records["token"][shown : shown + most].tolist()))
+        return found
 
     def origins(self, index: int) -> list[str]:
         """The file and line of each row of a window."""
