@@ -95,7 +95,7 @@ def test_a_base_that_pissa_changed_is_the_runs_own(tmp_path):
 
 
 @pytest.mark.parametrize("target, variant", [("head.linear", "lora"), ("embedding.tokens", "dora")])
-def test_merging_an_adapter_of_a_tied_matrix_leaves_two_matrices(tmp_path, target, variant):
+def test_merging_an_adapter_of_a_tied_matrix_leaves_two_matrices(tmp_path, capfd, target, variant):
     """The other layer keeps its own: logits are those of the run, here, in transformers and in a run from there on."""
     first = train(tmp_path / "first", *MODEL, "trainer.max_steps=2")
     settings = ["lora.rank=2", f"lora.targets=[all,{target}]", f"lora.variant={variant}", "optimizer.lr=0.1"]
@@ -116,3 +116,6 @@ def test_merging_an_adapter_of_a_tied_matrix_leaves_two_matrices(tmp_path, targe
     again = train(tmp_path / "again", f"init_from={run}", *still)
     torch.testing.assert_close(load_trained(again).model(tokens), expected, rtol=1e-5, atol=1e-5)
     assert saved_config(again).embedding.tied is False
+    capfd.readouterr()
+    assert main(["train", *COMMON, f"init_from={run}", f"run_dir={tmp_path}/tied", "embedding.tied=true", *still]) == 1
+    assert "has a matrix for embedding.tokens.weight and one for head.linear.weight" in capfd.readouterr().err

@@ -264,6 +264,11 @@ def trained_weights(
     left_out = tuple(f"{part}." for part in HEADS if part in new or not hasattr(model, part))
     kept = {name: tuple(value.shape) for name, value in found.items() if not name.startswith(left_out)}
     check_shapes(kept, wanted, run)
+    first = dict[nn.Parameter, str]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        one = first.setdefault(parameter, name)
+        if one in wanted and name in wanted and not torch.equal(found[one], found[name]):
+            raise UserError(f"init_from={run} has a matrix for {one} and one for {name}: set embedding.tied=false")
     return {name: found[name] for name in wanted}
 
 
