@@ -275,8 +275,11 @@ def trained_weights(
 def own_weights(build_model: Callable[[], nn.Module], checkpoint: Path) -> dict[str, Tensor]:
     """The weights of the model that a checkpoint was written of, without adapters."""
     model, run = adapted_model(build_model, checkpoint), checkpoint.parent.parent
-    with torch.device("meta"):
-        check_mergeable(model_of_run(run, merged_config(run))(), [name for name, _ in adapters(model)])
+    try:
+        with torch.device("meta"):
+            check_mergeable(model_of_run(run, merged_config(run))(), [name for name, _ in adapters(model)])
+    except ValueError as error:
+        raise UserError(f"{run}: {error}") from error
     merged = {f"{name}.weight": layer.merged_weight().detach() for name, layer in adapters(model)}
     return {name: value for name, value in (model.state_dict() | merged).items() if not name.endswith(ADAPTER_NAMES)}
 

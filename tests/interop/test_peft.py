@@ -198,6 +198,24 @@ def test_embeddings_and_head_of_peft(folders, tmp_path):
     assert_equal_logits(ours_of(read_adapted(tmp_path)), theirs)
 
 
+@pytest.mark.parametrize("target", ["lm_head", "wte"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_of_a_tied_matrix_leaves_the_other_layer_its_own(folders, tmp_path, target, dora):
+    """GPT-2's head is its table. Merging in PEFT changes both, so it is no model to compare with."""
+    torch.manual_seed(2)
+    config = peft.LoraConfig(r=2, target_modules=[target, "c_fc"], task_type="CAUSAL_LM", use_dora=dora)
+    theirs = peft.get_peft_model(theirs_of(folders["gpt2"]), config).eval()
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, mean=float("magnitude" in name), std=0.3)
+    theirs.save_pretrained(tmp_path, save_embedding_layers=False)
+    adapted = read_adapted(tmp_path)
+    assert adapted.axes["embedding"]["tied"] is False
+    ours = ours_of(adapted)
+    assert_equal_logits(ours, theirs)
+    assert ours.embedding.tokens.weight.data_ptr() != ours.head.linear.weight.data_ptr()
+
+
 def test_what_is_no_adapter_of_the_base_is_told_in_one_line(folders, tmp_path):
     imported = read_folder(folders["gpt2"])
     ours = ours_of(imported)

@@ -1,9 +1,11 @@
 """A model folder and an adapter of it in PEFT's format, read as one model."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
+from hydra.utils import instantiate
 from torch import nn
 
 from txtrain.errors import UserError
@@ -12,7 +14,9 @@ from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.peft import CONFIG, read_adapter, read_config, read_tensors
 from txtrain.interop.weights import Weights, WithHead
 from txtrain.model.lora.exchange import Change, put, remove
-from txtrain.model.lora.merging import adapters, check_mergeable
+from txtrain.model.lora.merging import adapters, check_mergeable, tied
+
+TABLE, HEAD = "embedding.tokens.weight", "head.linear.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +25,30 @@ class Adapted(Imported):
 
     Args:
         adapter: the adapter's folder.
+        untied: whether it changes one of two matrices that the base has tied, so that merging makes two of one.
     """
 
     adapter: Path
+    untied: bool = False
+
+    def with_matrices_apart(self) -> "Adapted":
+        """Itself, but with a matrix each for head and embedding if the adapter changes only one of these."""
+        model = self._new(new_model(self))
+        if getattr(getattr(model, "head", None), "scores", None) != "tokens" or not tied(model, self._read(model, ())):
+            return self
+        embedding = self.axes["embedding"] | {"tied": False}
+        return replace(self, axes=self.axes | {"embedding": embedding}, untied=True)
 
     def check(self, build_model: Callable[[], nn.Module], new: Sequence[str] = ()) -> None:
         super().check(build_model, new)
         model = self._new(build_model)
-        check_mergeable(model, self._read(model, new))
+        self._check_mergeable(model, self._read(model, new))
+
+    def _check_mergeable(self, model: nn.Module, names: Iterable[str]) -> None:
+        try:
+            check_mergeable(model, names)
+        except ValueError as error:
+            raise UserError(f"{self.adapter}: {error}") from error
 
     def _read(self, model: nn.Module, new: Sequence[str]) -> dict[str, Change]:
         return read_adapter(self.adapter, model, self.family, heads=self.axes["model"]["num_heads"], new=new)
@@ -38,6 +58,12 @@ class Adapted(Imported):
         if head and "head" not in new:
             weights = WithHead(weights, head, self.family)
             label_head.check_head(model, self.family, head, weights, self.adapter)
+        if self.untied:
+            own = dict(model.named_parameters())
+            table, scores = (self.family.names.find(name, own) for name in (TABLE, HEAD))
+            assert table and scores, "only such models are untied"
+            stored = next(name for name in table.read if name in weights)
+            weights = WithHead(weights, {scores.read[0]: weights[stored].clone()}, self.family)
         super()._fill(model, weights, new)
 
     def adapt(self, model: nn.Module, new: Sequence[str] = ()) -> None:
@@ -47,7 +73,7 @@ class Adapted(Imported):
 
     def fill(self, model: nn.Module, new: Sequence[str] = ()) -> None:
         self.adapt(model, new)
-        check_mergeable(model)
+        self._check_mergeable(model, [name for name, _ in adapters(model)])
         merged = {name: layer.merged_weight().to(layer.weight.dtype) for name, layer in adapters(model)}
         remove(model)
         for name, weight in merged.items():
@@ -74,4 +100,10 @@ def read_adapted(path: str | Path) -> Adapted:
     known = {field.name: getattr(imported, field.name) for field in fields(imported)}
     if head := read_tensors(path)[1]:
         known |= label_head.with_labels(imported, config, head, path)
-    return Adapted(adapter=path, **known)
+    return Adapted(adapter=path, **known).with_matrices_apart()
+
+
+def new_model(imported: Imported) -> partial[nn.Module]:
+    """Makes the model of a folder, with no weights of it."""
+    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    return partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)

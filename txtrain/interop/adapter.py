@@ -1,7 +1,6 @@
 """`txtrain export MODEL FOLDER --adapter`: a run's adapters as PEFT's folder, read again before it gets its name."""
 
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from txtrain.config import saved_config, to_plain
 from txtrain.data.labels import write_labels
 from txtrain.errors import UserError
-from txtrain.interop.adapted import read_adapted
+from txtrain.interop.adapted import new_model, read_adapted
 from txtrain.interop.check import logits, random_inputs
 from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.peft import TENSORS, write_adapter
@@ -47,7 +46,7 @@ def export_adapter(path: str | Path, folder: Path) -> None:
     if not base or not is_folder(base):
         raise UserError(f"{path} adapts {base or 'random weights'}, no Hugging Face folder: leave out --adapter")
     imported, labels = read_folder(base), labels_of_run(run)
-    model = adapted_model(model_of_run(run) if labels else _new_model(imported), checkpoint)
+    model = adapted_model(model_of_run(run) if labels else new_model(imported), checkpoint)
     architecture = _class_with(imported, to_plain(config.head)) if labels else None
     unfinished = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -62,7 +61,7 @@ def export_adapter(path: str | Path, folder: Path) -> None:
             write_labels(unfinished, labels)
         adapted = read_adapted(unfinished)
         with torch.device("meta"):
-            read = _new_model(adapted)()
+            read = new_model(adapted)()
         adapted.adapt(read)
         _compare(model, read, random_inputs(imported, TOKENS))
         unfinished.rename(folder)
@@ -79,11 +78,6 @@ def _class_with(imported: Imported, head: dict[str, Any]) -> str:
         return str(imported.family.config(imported.axes | {"head": head})["architectures"][0])
     except UserError as error:
         raise UserError(f"{error}, so its head has no place beside an adapter: leave out --adapter") from error
-
-
-def _new_model(imported: Imported) -> partial[nn.Module]:
-    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
-    return partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def check_mergeable(model: nn.Module, names: Iterable[str] | None = None) -> Non
     for name in tied(model, [name for name, _ in adapters(model)] if names is None else names):
         raise ValueError(
             f"the adapter of {name} cannot be merged, its weight is tied to another layer's: "
-            "train with embedding.tied=false, or leave it out of lora.targets"
+            "train with embedding.tied=false (or embedding.shared=false), or leave it out of lora.targets"
         )
 
 
