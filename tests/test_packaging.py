@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
-UNPINNED = {"harness"}  # whose packages want an older python-dateutil than the lock has
+UNPINNED = {"harness"}  # twenty packages for who evaluates with it
 
 
 def requirements() -> list[Requirement]:
