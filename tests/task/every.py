@@ -46,7 +46,7 @@ def build(task, *overrides):
 def learns_by_heart(module, batch, *, steps):
     """Whether the loss on a batch falls, once it is seen that every weight that trains has a part in it."""
     trained = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
-    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    optimizer, losses = torch.optim.AdamW(trained, lr=3e-3), []
     for _ in range(steps):
         objective, _ = module.losses(batch)
         optimizer.zero_grad()

@@ -75,8 +75,8 @@ def with_other_padding(batch):
     """The same batch, in which random numbers stand where there is nothing."""
     draws = torch.Generator().manual_seed(5)
 
-    def other(name, real, most):
-        return batch[name].where(real, torch.randint(most, batch[name].shape, generator=draws))
+    def other(name, real):
+        return batch[name].where(real, torch.randint(int(batch[name].max()) + 1, batch[name].shape, generator=draws))
 
     if "frames" in batch:
         real = torch.arange(batch["frames"].size(1)) < batch["lengths"][:, None]
@@ -84,9 +84,9 @@ def with_other_padding(batch):
         return batch | {"frames": batch["frames"].where(real[..., None], noise)}
     if "source" in batch:
         target = batch["targets"] != IGNORED
-        return batch | {"source": other("source", batch["source_padding"], 20), "tokens": other("tokens", target, 20)}
-    changed = {"tokens": other("tokens", batch["padding"], 200)}
-    return batch | changed | ({"types": other("types", batch["padding"], 2)} if "types" in batch else {})
+        return batch | {"source": other("source", batch["source_padding"]), "tokens": other("tokens", target)}
+    changed = {"tokens": other("tokens", batch["padding"])}
+    return batch | changed | ({"types": other("types", batch["padding"])} if "types" in batch else {})
 
 
 @pytest.mark.parametrize(("task", "row"), cases(["sequence_classification", "speech_recognition"], PADDED, OF_NUMBERS))
