@@ -13,6 +13,8 @@ from torch import nn
 from txtrain.audio.spectrograms import Spectrograms
 from txtrain.config import check, newest_run, to_plain
 from txtrain.data import marian
+from txtrain.data.memory import FILE as MEMORY
+from txtrain.data.memory import Memory
 from txtrain.data.pixels import Pixels
 from txtrain.data.special import barred_ids, named_ids
 from txtrain.data.tokenizer import TARGET_FILE, Pretrained, Tokenizer
@@ -54,6 +56,7 @@ class Trained:
         begin: what the decoder of an encoder-decoder begins with.
         barred: tokens that are never written.
         target_tokenizer: of what an encoder-decoder writes, if it is another one.
+        memory: how texts are read that are to be translated, if not as they are.
         labels: names of those that its head scores, if it scores labels.
         task: what it was trained for, if that is known.
         family: that of the Hugging Face folder that it came from.
@@ -68,6 +71,7 @@ class Trained:
     begin: tuple[int, ...] = ()
     barred: tuple[int, ...] = ()
     target_tokenizer: Tokenizer | None = None
+    memory: Memory | None = None
     labels: tuple[str, ...] = ()
     task: "type[Task] | None" = None
     family: Family | None = None
@@ -87,6 +91,10 @@ class Trained:
             read = "images" if isinstance(self.inputs, Pixels) else "sound"
             raise UserError(f"{self.folder} reads {read}, and this is for text: name a model that reads text")
         return self.inputs
+
+    def asked(self, text: str) -> str:
+        """A text as the model reads it."""
+        return self.memory.asked(text) if self.memory else text
 
     @property
     def written(self) -> Tokenizer:
@@ -165,6 +173,7 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
         axes={group: config[group] for group in ("model", *task.model_groups)},
         folder=run,
         target_tokenizer=_target_tokenizer(run),
+        memory=_memory(run, config["data"]),
         labels=tuple(labels),
         task=task,
         **{"end_tokens": _end_tokens(reader), **_decoder_tokens(run)},
@@ -179,6 +188,14 @@ def _target_tokenizer(folder: Path) -> Tokenizer | None:
     tokenizer = Pretrained(path=str(file))
     tokenizer.fit()
     return tokenizer
+
+
+def _memory(run: Path, data: dict[str, Any]) -> Memory | None:
+    """How a run's texts are read, where that is not as they are."""
+    memory = Memory.load(run)
+    if memory is None and (data.get("memory") or data.get("also")):
+        raise UserError(f"{run / MEMORY} is not there: restore it, since the model reads translations out of it")
+    return memory
 
 
 def _decoder_tokens(folder: Path) -> dict[str, Any]:

@@ -147,6 +147,9 @@ class Data(LightningDataModule):
     def adopt(self, labels: Sequence[str]) -> None:
         """Have the labels of a trained model, to evaluate it on these samples. Before `prepare`."""
 
+    def recall(self, run_dir: Path) -> None:
+        """Make input as a trained model needs it, with what `save` wrote beside the tokenizer. Before `prepare`."""
+
     def hold_out_all(self) -> None:
         """Leave nothing to train on: all is for evaluation. Before `prepare`."""
         raise UserError(f"{type(self).__name__} cannot be evaluated as a whole: leave out the overrides of data")

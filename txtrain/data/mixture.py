@@ -128,6 +128,8 @@ class Mixture(Data):
                 prepare(name, parts[name])
             if name in trained and not self._adopted:
                 labels = sorted({*labels, *parts[name].labels})
+        if any(getattr(part, "memory", None) for part in parts.values()):
+            raise UserError("data=mixture has no memory that all sets share: leave out data.memory and data.also")
         for name, part in trained.items():
             if part.labels and list(part.labels) != list(labels):
                 part.adopt(labels)

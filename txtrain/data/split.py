@@ -86,12 +86,13 @@ def linked(pairs: Iterable[tuple[str, str]]) -> list[str]:
         return text
 
     # A space before the targets' texts tells them from the sources'.
-    keys = [(_letters(source), f" {_letters(target)}") for source, target in pairs]
+    keys = [(letters(source), f" {letters(target)}") for source, target in pairs]
     for source, target in keys:
         low, high = sorted((name(source), name(target)))
         names[high] = low
     return [name(source) for source, _ in keys]
 
 
-def _letters(text: str) -> str:
+def letters(text: str) -> str:
+    """What is compared of a text: letters and digits without case, or all of it where it has none."""
     return "".join(re.findall(r"\w", text.casefold())) or text

@@ -1,5 +1,6 @@
 """Parallel text: pairs of a text and its translation, tokenized once, in batches of about one length."""
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sized
@@ -12,10 +13,12 @@ from tokenizers import processors
 from txtrain.data import cache
 from txtrain.data.base import Data, Origin, check_least
 from txtrain.data.buckets import Buckets
+from txtrain.data.memory import FILE as MEMORY
+from txtrain.data.memory import Memory
 from txtrain.data.order import permute
 from txtrain.data.parallel import Pair, ParallelSamples, ParallelWriter
 from txtrain.data.special import DecoderTokens
-from txtrain.data.split import Split, linked
+from txtrain.data.split import Split, letters, linked
 from txtrain.data.tokenizer import TARGET_FILE, Tokenizer
 from txtrain.errors import UserError
 from txtrain.printable import short
@@ -36,12 +39,15 @@ class TranslationData(Data):
         vocabulary: `shared` by source and target, or a tokenizer for each (`separate`).
         batch_tokens: tokens of a step's sources, and of its targets, at most, padding included; over all devices.
         micro_batch_tokens: of those about how many go through a device at a time. Default: all of its share.
+        memory: whether the encoder also reads the target of the training pair whose source is most like the text.
+        practice: the share of training pairs that have, in its place, their own target with words missing or wrong.
         validation_fraction: of the messages that is held out: pairs that share a source or a target are one.
         base: as in `Data`, but for `batch_size` and `micro_batch_size`.
     """
 
     content = "translations"
     alike = ("seq_len", "vocabulary", "batch_tokens", "micro_batch_tokens")
+    language, repeat = "", 1  # of the targets; how often an epoch has their pairs, where others are trained on too
 
     def __init__(
         self,
@@ -50,6 +56,8 @@ class TranslationData(Data):
         vocabulary: Literal["shared", "separate"] = "shared",
         batch_tokens: int = 4096,
         micro_batch_tokens: int | None = None,
+        memory: bool = False,
+        practice: float = 0.0,
         validation_fraction: float = 0.1,
         **base: Any,
     ) -> None:
@@ -68,6 +76,13 @@ class TranslationData(Data):
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
         self.target_tokenizer = self.tokenizer.of_targets() if vocabulary == "shared" else self.tokenizer.twin()
         self._samples: dict[str, ParallelSamples] = {}
+        if not 0 <= practice < 1 or (practice and not memory):
+            raise UserError(
+                f"data.practice={practice} is to be a share below 1 of what is read with data.memory=true: set both"
+            )
+        self.with_memory, self.practice = memory, practice
+        self.memory: Memory | None = None  # how sources are read, if not as they are
+        self._recalled: Path | None = None
 
     @abstractmethod
     def identity(self) -> Any:
@@ -80,6 +95,10 @@ class TranslationData(Data):
     def validation_pairs(self) -> Iterator[Pair] | None:
         """Pairs to validate on, where the user gave them apart."""
         return None
+
+    def others(self) -> dict[str, list[Pair]]:
+        """Pairs in other languages that are trained on too, by language."""
+        return {}
 
     # What is known of them
 
@@ -95,11 +114,15 @@ class TranslationData(Data):
         return self.target_tokenizer.decoder_tokens()
 
     def fingerprint(self) -> str:
+        memory: dict[str, Any] = {"memory": [1, self.practice]} if self.with_memory else {}
+        if self._recalled:
+            memory["recalled"] = hashlib.sha256((self._recalled / MEMORY).read_bytes()).hexdigest()
         return cache.fingerprint(
             translation=VERSION,
             source=self.identity(),
             tokenizer=[tokenizer.fingerprint() for tokenizer in self.tokenizers.values()],
             validation_fraction=self.validation_fraction,
+            **memory,
         )
 
     def sizes(self) -> dict[str, int]:
@@ -118,7 +141,7 @@ class TranslationData(Data):
 
     def source_ids(self, text: str) -> list[int]:
         """A text as the encoder reads it."""
-        return self.tokenizer.read_batch([text])[0][: self.seq_len]
+        return self.tokenizer.read_batch([self.memory.asked(text) if self.memory else text])[0][: self.seq_len]
 
     def description(self) -> str:
         train, validation = self._samples["train"], self._samples["validation"]
@@ -190,6 +213,10 @@ class TranslationData(Data):
         """Leave nothing to train on: all is for evaluation. Before `tokenize`."""
         self.validation_fraction = 1.0
 
+    def recall(self, run_dir: Path) -> None:
+        if (run_dir / MEMORY).is_file():
+            self._recalled = run_dir
+
     def tokenize(self) -> None:
         """Make or find the tokens; safe to call from any number of processes at once."""
         self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
@@ -198,6 +225,7 @@ class TranslationData(Data):
         for side, tokenizer in self.tokenizers.items():
             tokenizer.load(folder / NAMES[side])
         record = json.loads((folder / "pairs.json").read_text())
+        self.memory = Memory.load(folder)
         self._empty, texts = record["empty"], folder / "validation.jsonl"
         self._texts = [tuple(json.loads(line)) for line in texts.read_text(encoding="utf-8").split("\n") if line]
         options = {
@@ -215,6 +243,8 @@ class TranslationData(Data):
         for side, tokenizer in self.tokenizers.items():
             tokenizer.save(run_dir / NAMES[side])
         self.decoder_tokens.save(run_dir)
+        if self.memory:
+            self.memory.save(run_dir)
 
     def check_saved(self, run_dir: Path) -> None:
         for side, tokenizer in self.tokenizers.items():
@@ -238,6 +268,10 @@ class TranslationData(Data):
             split = {"train": pairs, "validation": [pair for pair in apart if pair.source.strip()]}
             if not split["validation"]:
                 raise UserError("data.validation_path has no pair to validate on: name other files, or leave it out")
+        lines = [json.dumps([pair.source, pair.target], ensure_ascii=False) for pair in split["validation"]]
+        (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if memory := self._remember(split):
+            memory.save(folder)
         self._fit(split["train"])
         for side, tokenizer in self.tokenizers.items():
             end_texts(tokenizer)
@@ -247,9 +281,25 @@ class TranslationData(Data):
             with ParallelWriter(folder, name, dtype) as writer:
                 for first in range(0, len(chosen), CHUNK):
                     self._encode(chosen[first : first + CHUNK], writer)
-        lines = [json.dumps([pair.source, pair.target], ensure_ascii=False) for pair in split["validation"]]
-        (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (folder / "pairs.json").write_text(json.dumps({"dtype": dtype, "empty": len(given) - len(pairs)}))
+
+    def _remember(self, split: dict[str, list[Pair]]) -> Memory | None:
+        """How sources are read, if not as they are; then the split's are so, and its training pairs have the others."""
+        if self._recalled:
+            memory = Memory.load(self._recalled)
+            assert memory is not None, "what is recalled is there"
+            split |= {name: [pair._replace(source=memory.asked(pair.source)) for pair in split[name]] for name in split}
+            return memory
+        others = self.others()
+        if not (others or self.with_memory):
+            return None
+        memory = Memory(split["train"], language=self.language if others else "", matches=self.with_memory)
+        split["train"] = memory.own(repeat=self.repeat, practice=self.practice)
+        for language, pairs in others.items():
+            kept = apart(pairs, split["validation"])
+            split["train"] += Memory(kept, language=language, matches=self.with_memory).own(practice=self.practice)
+        split["validation"] = [pair._replace(source=memory.asked(pair.source)) for pair in split["validation"]]
+        return memory
 
     def _fit(self, pairs: list[Pair]) -> None:
         """Tokenizers learn from pairs in a random but fixed order."""
@@ -281,6 +331,12 @@ def held_out(pairs: list[Pair], fraction: float) -> list[bool]:
     chosen = Split.of(((name, name) for name in names), fraction).held_out
     held = dict(zip(names, chosen.tolist(), strict=True))
     return [held[group] for group in groups]
+
+
+def apart(pairs: Iterable[Pair], held: Iterable[Pair]) -> list[Pair]:
+    """The pairs that have neither a source nor a target of those held out, be it with other case or punctuation."""
+    known = [{letters(text) for text in side} for side in zip(*(pair[:2] for pair in held), strict=True)]
+    return [pair for pair in pairs if not any(letters(pair[side]) in texts for side, texts in enumerate(known))]
 
 
 def end_texts(tokenizer: Tokenizer) -> None:

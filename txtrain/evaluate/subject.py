@@ -114,6 +114,7 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         apart = {"data.validation_fraction", "data.validation_path"} & typed
         text = "validation data" if apart or not named_data else "all of the data"
         data.adopt(trained.labels)
+        data.recall(trained.folder)
         if named_data and not apart:
             data.hold_out_all()
         if named_data and "trainer.limit_val_batches" not in typed:

@@ -96,7 +96,7 @@ class PromptEncoder:
         if not text:
             return []
         tokenizer = self.trained.tokenizer
-        ids = tokenizer.read_marked(text)
+        ids = tokenizer.read_marked(self.trained.asked(text))
         ended = ids and ids[-1] in self.trained.end_tokens
         spelled = ended and text.endswith(str(tokenizer.core.id_to_token(ids[-1])))
         return ids[:-1] if ended and not spelled and not isinstance(self.trained.model, EncoderDecoder) else ids

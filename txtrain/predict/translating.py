@@ -40,7 +40,7 @@ class TextTranslator(Predictor):
 
     def read(self, given: Given) -> list[int]:
         field = "source" if isinstance(given, dict) and "source" in given else "text"
-        ids = self.trained.tokenizer.read_batch([text_of(given, field)])[0]
+        ids = self.trained.tokenizer.read_batch([self.trained.asked(text_of(given, field))])[0]
         if len(ids) > self.trained.max_len:
             raise UserError(
                 f"it has {len(ids)} tokens, and the model was trained on at most {self.trained.max_len}: split it into "
