@@ -38,12 +38,17 @@ class Row:
         measure: a number of its summary.json, and what it is in words.
         wanted: the least of it, or the most where less is better.
         less_is_better: whether it is an error rate.
+        share: whether it is one, and told in percent; otherwise it is told as it is.
     """
 
     task: str
     measure: tuple[str, str]
     wanted: float
     less_is_better: bool = False
+    share: bool = True
+
+    def told(self, value: float) -> str:
+        return f"{value:.1%}" if self.share else f"{value:.1f}"
 
     def reached(self, value: float) -> bool:
         return value <= self.wanted if self.less_is_better else value >= self.wanted
@@ -67,6 +72,12 @@ ROWS = {
         wanted=0.1,
         less_is_better=True,
     ),
+    "translation_german": Row(
+        task="translation",
+        measure=("bleu", "BLEU of messages never seen, English to German; the nearest training pair's German has 17.2"),
+        wanted=17.2,
+        share=False,
+    ),
 }
 
 
@@ -83,8 +94,8 @@ def train(name: str, row: Row) -> tuple[list[str], bool]:
     measure, words = row.measure
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
     print(f"{name}: {measure} {outcome[measure]:.4f} in {minutes:.1f} minutes, {seconds:.0f} s of CPU")
-    cells = [f"`{name}`", f"`{row.task}`", words, f"{'≤' if row.less_is_better else '≥'} {row.wanted:.1%}"]
-    cells += [f"{outcome[measure]:.1%}", f"{outcome['parameters']:,}", f"{seconds:.0f}"]
+    cells = [f"`{name}`", f"`{row.task}`", words, f"{'≤' if row.less_is_better else '≥'} {row.told(row.wanted)}"]
+    cells += [row.told(outcome[measure]), f"{outcome['parameters']:,}", f"{seconds:.0f}"]
     return cells, row.reached(outcome[measure])
 
 
