@@ -117,7 +117,7 @@ def test_what_is_held_out_is_held_out_in_all_languages(tmp_path: Path) -> None:
 
 
 def test_other_ways_to_read_the_same_pairs_are_other_data() -> None:
-    options: list[dict[str, Any]] = [{}, {"repeat": 2}, {"also": ["lb"]}, {"memory": True}]
+    options: list[dict[str, Any]] = [{}, {"also": ["lb"]}, {"memory": True}]
     options += [{"memory": True, "practice": 0.2}, {"memory": True, "repeat": 2}, {"also": ["lb"], "repeat": 2}]
     names = [Catalogues(tokenizer=Byte(), **chosen).fingerprint() for chosen in options]
     assert len(set(names)) == len(names)
@@ -132,5 +132,7 @@ def test_mistakes(tmp_path: Path) -> None:
         Catalogues(tokenizer=Byte(), also=["de"])
     with pytest.raises(UserError, match=r"data.also=xx has no catalogue in django.*set it to one of .*fr"):
         Catalogues(tokenizer=Byte(), also=["xx"]).others()
+    with pytest.raises(UserError, match=r"data.repeat=2 is for data.also or data.memory=true: set one"):
+        Catalogues(tokenizer=Byte(), repeat=2)
     with pytest.raises(UserError, match="repeat=0 is too small"):
         Catalogues(tokenizer=Byte(), repeat=0)

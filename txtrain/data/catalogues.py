@@ -35,6 +35,10 @@ class Catalogues(TranslationData):
         super().__init__(**base)
         check_least({"repeat": repeat}, least=1)
         self.language, self.also, self.repeat, self.packages = language, list(also), repeat, list(packages)
+        if repeat > 1 and not (also or self.with_memory):
+            raise UserError(
+                f"data.repeat={repeat} is for data.also or data.memory=true: set one of them, or leave it out"
+            )
         if len({language, *also}) <= len(self.also):
             raise UserError(f"data.also has {language} or another language twice: name each once")
 
