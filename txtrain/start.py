@@ -190,6 +190,22 @@ def new_parts(
     return tuple(found)
 
 
+def parts_anew(model: nn.Module, trained: Path, labels: Sequence[str]) -> tuple[str, ...]:
+    """Names of the parts of a model that start anew where it takes the weights of a checkpoint or a folder.
+
+    Args:
+        model: the new one, on any device.
+        trained: as `find_trained` gives it.
+        labels: those that the new model is to score.
+    """
+    if is_folder(trained):
+        imported = read_folder(trained)
+        return new_parts(model, imported.axes["head"], imported.labels, labels, imported.family.model_class)
+    run = trained.parent.parent
+    saved = saved_config(run)
+    return new_parts(model, saved.head, labels_of_run(run), labels, class_of(saved.task).model_class)
+
+
 def merged_config(run: Path) -> DictConfig:
     """The config of a run's model once its adapters are merged.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
@@ -19,13 +19,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from txtrain.callbacks.description import describe_memory, describe_run
 from txtrain.data.base import Data
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
-from txtrain.model.lora import parameter_counts
 from txtrain.run import RunDirectory
 from txtrain.saving import checkpoint_step, read_state, resume_point
-from txtrain.start import find_trained, with_trained
+from txtrain.start import find_trained, parts_anew, with_trained
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
 from txtrain.trainer import check_numbers, divide_steps, new_trainer
@@ -80,9 +80,11 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         trained = trained_checkpoint(config, checkpoint)
         begins = trained if config.lora.rank or not config.resume else None  # else the checkpoint has all weights
         build_model = with_trained(untrained, begins, data.labels) if begins else untrained
+    origin = {"starts from": describe_origin(trained, model, data)} if trained else {}
     if config.dry_run:
-        describe(config, model)
+        describe_dry(config, trainer, data, model, origin)
         return None
+    summary.origin = origin
     divide_steps(trainer, data.accumulation(trainer.num_devices * trainer.num_nodes))
     if config.lora.rank and not config.init_from and not config.lora.get("merge_every"):
         log.warning(FROM_SCRATCH, config.lora.rank)
@@ -186,11 +188,31 @@ def open_run(run: RunDirectory, config: DictConfig, overrides: list[str], data: 
             run.remember_end(config)
 
 
-def describe(config: DictConfig, model: nn.Module) -> None:
-    """What a dry run tells."""
-    total, trainable = parameter_counts(model)
-    log.info("%s", OmegaConf.to_yaml(config, resolve=True))
-    log.info("%d parameters, %d trainable", total, trainable)
+def describe_origin(trained: Path, model: nn.Module, data: Data) -> str:
+    """The weights that a run starts from, and the parts of its model that they do not fill."""
+    anew = parts_anew(model, trained, data.labels)
+    parts = f"new {' and '.join(anew)}, all else is trained" if anew else "all of it is trained"
+    return f"{trained} ({parts})"
+
+
+def describe_dry(config: DictConfig, trainer: Trainer, data: Data, model: nn.Module, origin: Mapping[str, str]) -> None:
+    """Prints the start-up summary of a run that is not started, with what is known of its memory and time."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    in_epoch, epochs, steps = data.steps_in_epoch, config.trainer.max_epochs, config.trainer.max_steps
+    ends = [end for end in (steps, (epochs or -1) * in_epoch) if end > 0]
+    lines = describe_run(
+        config=plain,
+        trainer=trainer,
+        data=data,
+        model=model,
+        steps=min(ends, default=float("inf")),
+        in_epoch=in_epoch,
+        device=trainer.strategy.root_device.type,
+    )
+    lines["memory"] = describe_memory(model, plain, trainer.precision)
+    lines["time"] = "not known before the first steps: trainer.max_steps=20 shows tokens/s"
+    for name, text in {**origin, **lines}.items():
+        log.info("%-13s  %s", name, text)
     log.info("dry run: the config is sound and nothing was written; leave out dry_run to train")
 
 

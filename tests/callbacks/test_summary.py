@@ -13,7 +13,8 @@ from lightning import Callback
 from torch import nn
 
 from tests.callbacks.tiny import Run
-from txtrain.callbacks.summary import compute_dtype, optimizer_name
+from txtrain.callbacks.description import compute_dtype
+from txtrain.callbacks.summary import optimizer_name
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import find_checkpoint
 
@@ -47,7 +48,7 @@ def test_the_start_says_what_will_run(tmp_path: Path, caplog: pytest.LogCaptureF
     Run(tmp_path, max_steps=8, accumulation=2).fit()
     told = {line.split("  ")[0]: line for line in caplog.messages}
     assert "6 sequences of 8 a step: micro-batches of 3 × 1 device × accumulation 2" in told["batch"]
-    assert "8 (2.00 passes over the data)" in told["steps"]
+    assert "8 (2.00 epochs)" in told["steps"]
     assert "363 parameters, all trainable" in told["model"]
     assert told["optimizer"].endswith("  AdamW")
     assert str(tmp_path) in told["run directory"]

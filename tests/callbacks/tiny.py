@@ -152,6 +152,9 @@ class TinyData(LightningDataModule):
     def locate(self, index: int) -> tuple[str | None, int]:
         return None, index
 
+    def accumulation(self, devices: int) -> int:
+        return self.steps_of
+
     def batch_told(self, devices: int) -> str:
         return f"6 sequences of {LENGTH} a step: micro-batches of {6 // self.steps_of}"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from txtrain.callbacks.description import option_name
 from txtrain.model.saved import Measured, measure
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class Activations(Callback):
     def __init__(self, *, config: Mapping[str, Any]) -> None:
         # Compiled blocks cannot be looked into.
         self.measures = "checkpointing" in config and not config.get("compile", False)
-        self.policy = str(config.get("checkpointing", {}).get("_target_", "")).rsplit(".", 1)[-1]
+        self.policy = option_name("checkpointing", config["checkpointing"]) if "checkpointing" in config else ""
         self.measured: Measured | None = None
         self._measuring = ExitStack()
 

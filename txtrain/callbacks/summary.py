@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
+from txtrain.callbacks.description import describe_run
 from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
-from txtrain.model.explain import explain_attention
 from txtrain.model.lora import parameter_counts
 from txtrain.printable import duration, printable, short
 from txtrain.saving import BEST, LAST, PARTIAL, remove
@@ -27,7 +26,6 @@ from txtrain.strategy import is_lost
 log = logging.getLogger(__name__)
 
 LOWEST = 12  # classes whose recall is told
-AXES = ("encoding", "norm", "attention", "ffn", "optimizer", "schedule")
 
 
 class Summary(Callback):
@@ -45,6 +43,7 @@ class Summary(Callback):
         self, *, run_dir: Path, config: Mapping[str, Any], metrics: Metrics, samples: Samples, spikes: Spikes
     ) -> None:
         self.run_dir, self.config, self.metrics, self.samples, self.spikes = run_dir, config, metrics, samples, spikes
+        self.origin: dict[str, str] = {}  # lines about where the weights come from, printed first
         self._seconds_before = 0.0  # of the runs that this one goes on from
         self._since = time.monotonic()
 
@@ -68,35 +67,28 @@ class Summary(Callback):
         self._seconds_before = state_dict["wall_seconds"]
 
     def describe(self, trainer: Any, task: Any) -> dict[str, str]:
-        """What will run, by name."""
-        data, config = trainer.datamodule, self.config
-        total, trainable = parameter_counts(task.model)
-        accumulation, devices, shape = trainer.accumulate_grad_batches, trainer.world_size, config["model"]
-        steps, in_epoch = trainer.estimated_stepping_batches, trainer.num_training_batches / accumulation
-        training = "all trainable" if total == trainable else f"{short(trainable)} trainable"
-        return {
-            "model": f"{shape['num_layers']} layers, width {shape['dim']}, {shape['num_heads']} heads; "
-            f"{short(total)} parameters, {training}",
-            "axes": ", ".join(f"{axis} {_option(config[axis])}" for axis in AXES if axis in config),
-            "data": data.description(),
-            **data.planned(steps),
-            **data.details(),
-            "batch": f"{data.batch_told(devices)}"
-            f" × {devices} device{'s' * (devices > 1)} × accumulation {accumulation}",
-            "steps": f"{steps} ({steps / in_epoch:.2f} passes over the data)" + self._resumed(trainer),
-            "attention": explain_attention(
-                task.model,
-                task.device.type,
-                compute_dtype(trainer.precision),
-                length=data.sizes().get("max_len"),
-                documents=data.documents_apart,
-                padding=data.padded,
-            ),
-            "device": f"{task.device.type}, precision {trainer.precision}, {type(trainer.strategy).__name__}",
-            "optimizer": optimizer_name(trainer.optimizers[0]),
-            "run directory": str(self.run_dir),
-            "logger": ", ".join(_logger_name(logger) for logger in trainer.loggers) or "none",
-        }
+        """The run in words, by line."""
+        steps, accumulation = trainer.estimated_stepping_batches, trainer.accumulate_grad_batches
+        lines = describe_run(
+            config=self.config,
+            trainer=trainer,
+            data=trainer.datamodule,
+            model=task.model,
+            steps=steps,
+            in_epoch=trainer.num_training_batches / accumulation,
+            device=task.device.type,
+        )
+        if trainer.global_step:
+            lines["steps"] += f", going on from step {trainer.global_step}"
+        return (
+            self.origin
+            | lines
+            | {
+                "optimizer": optimizer_name(trainer.optimizers[0]),
+                "run directory": str(self.run_dir),
+                "logger": ", ".join(_logger_name(logger) for logger in trainer.loggers) or "none",
+            }
+        )
 
     def finish(
         self, trainer: Trainer, task: Any, *, state: str = "finished", stopped: str | None = None
@@ -164,9 +156,6 @@ class Summary(Callback):
         found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
         return {"checkpoints": ", ".join(found), "go on": command_to_go_on(self.run_dir, longer)}
 
-    def _resumed(self, trainer: Trainer) -> str:
-        return f", going on from step {trainer.global_step}" if trainer.global_step else ""
-
     def _wall_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since
 
@@ -192,11 +181,6 @@ def optimizer_name(optimizer: Any) -> str:
     return type(inner).__name__ + ", fused" * fused
 
 
-def compute_dtype(precision: str) -> torch.dtype:
-    """Of matrix products under Lightning's name for a precision, such as bf16-mixed."""
-    return torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
-
-
 def why_stopped(trainer: Any) -> str:
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"trainer.max_steps={trainer.max_steps} reached"
@@ -217,10 +201,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     except OSError as error:  # the run is over, and well
         log.warning("%s cannot be written (%s).", path, error.strerror)
         remove(partial)
-
-
-def _option(node: Mapping[str, Any]) -> str:
-    return str(node["_target_"]).rsplit(".", 1)[-1]
 
 
 def _logger_name(logger: Any) -> str:
