@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from txtrain.model import Decoder, Encoder, EncoderDecoder, Shape, Stack
 from txtrain.model.attention import Attention
+from txtrain.model.block import Block
 from txtrain.model.embed import Embedding
 from txtrain.model.encoding import NoEncoding
 from txtrain.model.ffn import FeedForward, GatedFeedForward
@@ -87,7 +88,7 @@ def test_formula(option: str, layer: str, cross: bool) -> None:
     randomise_norms(placement)
     randomise_norms(wiring)
     matrices = [torch.randn(16, 16, dtype=torch.float64) for _ in range(stack.sublayers)]
-    sublayers = [lambda h, m=m: torch.tanh(h @ m) for m in matrices]
+    sublayers = [lambda h, outer=nn.Identity(), m=m: outer(torch.tanh(h @ m)) for m in matrices]
     x = torch.randn(2, 5, 16, dtype=torch.float64)
 
     normalise = standardise if layer == "layernorm" else scale_to_one
@@ -97,7 +98,11 @@ def test_formula(option: str, layer: str, cross: bool) -> None:
         return normalise(h, weights[index], 1e-5)
 
     expected, free = x, x
-    for i, f in enumerate(sublayers):
+    for i, m in enumerate(matrices):
+
+        def f(h: Tensor, m: Tensor = m) -> Tensor:
+            return torch.tanh(h @ m)
+
         match option:
             case "pre":
                 expected = expected + f(n(i, expected))
@@ -294,3 +299,33 @@ def test_eps_is_used() -> None:
     placement = PreNorm(stack=make_stack(), eps=3.0)
     x = torch.full((1, 1, 16), 1.0)
     torch.testing.assert_close(placement.close(x), x / 2)  # 1 / √(1 + 3)
+
+
+@pytest.mark.parametrize("dropped", [{"dropout": 0.3}, {"drop_path": 0.5}, {"dropout": 0.3, "drop_path": 0.3}], ids=str)
+@pytest.mark.parametrize("option", CONFIGS)
+def test_branches_are_as_large_in_training_as_in_evaluation(option: str, dropped: dict[str, float]) -> None:
+    """Dropout keeps the mean of what each branch adds to the stream, wherever the norms stand."""
+    torch.manual_seed(0)
+    stack = Stack(shape=Shape(dim=16, num_layers=2, num_heads=2, **dropped), causal=True, max_len=8)
+    placement = make_norm(option)(stack=stack)
+    block = Block(stack=stack, norm=placement, attention=Attention, ffn=FeedForward, layer=1)
+    x, branch = torch.randn(1, 1, 16), torch.randn(16)
+
+    def sums(branch: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """The stream after attention's branch, and what the first norm after it reads."""
+        block.attention.forward = lambda x, *_, **__: branch.expand_as(x)
+        block.ffn.forward = torch.zeros_like
+        read: list[Tensor] = []
+        for norm in (part for part in block.norm.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)):
+            norm.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+        with torch.no_grad():
+            stream = block(placement.open(x.expand(rows, 1, 16)), None)
+        return stream[-1] if isinstance(stream, tuple) else stream, read[0]
+
+    without = sums(torch.zeros(16), 1)
+    on_path = not torch.allclose(without[0], x)  # a norm on the path itself, as in post-norm, reads the sum
+    block.eval()
+    evaluated = (sums(branch, 1)[on_path] - without[on_path])[0, 0]
+    block.train()
+    trained = (sums(branch, 20000)[on_path] - without[on_path]).mean((0, 1))
+    assert ((trained @ evaluated) / (evaluated @ evaluated)).item() == pytest.approx(1.0, abs=0.02)

@@ -160,9 +160,9 @@ def copy_norm(ours: nn.Module, theirs: nn.Module) -> None:
 def call_like(module: nn.Module, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """The module on another input, with the masks and rotary tables that its model gave it."""
 
-    def call(x: Tensor) -> Tensor:
+    def call(x: Tensor, outer: Callable[[Tensor], Tensor] = nn.Identity()) -> Tensor:
         output = module(x) if not arguments else module(hidden_states=x, **arguments)
-        return output[0] if isinstance(output, tuple) else output
+        return outer(output[0] if isinstance(output, tuple) else output)
 
     return call
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from txtrain.model.attention import Attention, Context
 from txtrain.model.cache import NO_CACHE, LayerCache
-from txtrain.model.norm.base import NormPlacement
+from txtrain.model.norm.base import NormPlacement, Sublayer
 from txtrain.model.shape import Stack
 
 
@@ -67,11 +67,16 @@ class Block(nn.Module):
         cache: LayerCache = NO_CACHE,
     ) -> Any:
         """Passes the residual stream through the layer. memory (B, K, D) is what cross-attention attends to."""
-        sublayers: list[Callable[[Tensor], Tensor]] = [
-            lambda x: self.drop_path(self.dropout(self.attention(x, context, held=cache.own)))
-        ]
+        sublayers = [self._branch(lambda x: self.attention(x, context, held=cache.own))]
         if self.cross_attention is not None:
             cross = self.cross_attention
-            sublayers.append(lambda x: self.drop_path(self.dropout(cross(x, memory_context, memory, cache.cross))))
-        sublayers.append(lambda x: self.drop_path(self.dropout(self.ffn(x))))
+            sublayers.append(self._branch(lambda x: cross(x, memory_context, memory, cache.cross)))
+        sublayers.append(self._branch(self.ffn))
         return self.norm(stream, sublayers)
+
+    def _branch(self, transform: Callable[[Tensor], Tensor]) -> Sublayer:
+        def branch(x: Tensor, outer: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+            y = transform(x)
+            return self.drop_path(self.dropout(y if outer is None else outer(y)))
+
+        return branch

@@ -20,6 +20,7 @@ from txtrain.model.head import IGNORED, Loss, widest_float
 from txtrain.model.lora import LoRA, adapters
 from txtrain.plots.view import View
 from txtrain.predict.predictor import Predictor
+from txtrain.rules import RULES, warn_of_new_rules
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, made_once, shard
@@ -300,9 +301,12 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokens_seen"] = int(self.tokens_seen)
         checkpoint["base"] = self.base
+        checkpoint["rules"] = list(RULES)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.tokens_seen = checkpoint["tokens_seen"]
+        if self.global_rank == 0:
+            warn_of_new_rules(checkpoint.get("rules", ()), self.model)
         if self.base is not None and self.global_rank == 0 and self.base["sha256"] != checkpoint["base"]["sha256"]:
             raise UserError(
                 f"the weights in {self.base['path']} are not those that the adapters were trained on (their SHA-256 "

@@ -2,14 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from txtrain.model.norm.layer import RMSNorm, UnitOffsetRMSNorm
 from txtrain.model.shape import Stack
 
-Sublayer = Callable[[Tensor], Tensor]
+
+class Sublayer(Protocol):
+    """Self-attention, cross-attention or the feed-forward layer, with the dropout and drop path that end its branch."""
+
+    def __call__(self, x: Tensor, outer: Callable[[Tensor], Tensor] | None = None, /) -> Tensor:
+        """(B, T, D) → (B, T, D). A norm on the branch is `outer`: it runs before dropout.
+
+        A norm after dropout would undo its factor 1 / (1 - p), since a norm's output has one size whatever its input's.
+        """
+
 
 BASE_STD = 0.02
 
@@ -19,7 +28,10 @@ class Wiring(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, stream: Any, sublayers: Sequence[Sublayer]) -> Any:
-        """Runs self-attention, [cross-attention,] and feed-forward, each (B, T, D) → (B, T, D), on the stream."""
+        """Runs self-attention, [cross-attention,] and feed-forward, each (B, T, D) → (B, T, D), on the stream.
+
+        A norm of a sublayer's output alone goes into the call, `sublayer(x, norm)`.
+        """
 
 
 class NormPlacement(nn.Module, ABC):

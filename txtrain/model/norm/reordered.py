@@ -17,7 +17,7 @@ class ReorderedNormWiring(Wiring):
 
     def forward(self, stream: Tensor, sublayers: Sequence[Sublayer]) -> Tensor:
         for norm, sublayer in zip(self.norms, sublayers, strict=True):
-            stream = stream + norm(sublayer(stream))
+            stream = stream + sublayer(stream, norm)
         return stream
 
 

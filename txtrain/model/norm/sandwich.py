@@ -18,7 +18,7 @@ class SandwichNormWiring(Wiring):
 
     def forward(self, stream: Tensor, sublayers: Sequence[Sublayer]) -> Tensor:
         for norm_in, norm_out, sublayer in zip(self.inner, self.outer, sublayers, strict=True):
-            stream = stream + norm_out(sublayer(norm_in(stream)))
+            stream = stream + sublayer(norm_in(stream), norm_out)
         return stream
 
 
