@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from torch import nn
 
 from txtrain.model.block import Block, DropPath
+from txtrain.model.encoding.base import Encoding
 from txtrain.model.norm.reordered import ReorderedNormWiring
 from txtrain.model.norm.sandwich import SandwichNormWiring
 
 DROPOUT_AFTER_NORM = "dropout after the outer norm"
-RULES = (DROPOUT_AFTER_NORM,)
+DYNAMIC_BY_SEQUENCE = "dynamic NTK of each sequence"
+RULES = (DROPOUT_AFTER_NORM, DYNAMIC_BY_SEQUENCE)
 """Names of the rules that a checkpoint was made under; those that it lacks it was made before."""
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,16 @@ def warn_of_new_rules(known: Iterable[str], model: nn.Module) -> None:
             "before it, the norm undid the factor 1 / (1 - p). This run began under the old rule, so its training "
             "losses differ from here on; evaluation does not."
         )
+    if DYNAMIC_BY_SEQUENCE not in known and any(_depends_on_length(module) for module in model.modules()):
+        log.warning(
+            "encoding.scaling=dynamic now takes the length of each sequence and document without padding; it took the "
+            "row's largest position. Rows beyond encoding.original_len with padding or packed documents have other "
+            "losses than this run began with."
+        )
+
+
+def _depends_on_length(module: nn.Module) -> bool:
+    return isinstance(module, Encoding) and (module.settled_len or module.stack.max_len) < module.stack.max_len
 
 
 def _drops_inside_outer_norm(model: nn.Module) -> bool:

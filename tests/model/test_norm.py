@@ -31,6 +31,7 @@ from txtrain.model.norm import (
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "conf/norm").glob("*.yaml"))}
 VOCABULARY = 23
+IDENTITY = nn.Identity()
 
 
 def make_stack(*, dim: int = 16, num_layers: int = 2, **rest: Any) -> Stack:
@@ -88,7 +89,7 @@ def test_formula(option: str, layer: str, cross: bool) -> None:
     randomise_norms(placement)
     randomise_norms(wiring)
     matrices = [torch.randn(16, 16, dtype=torch.float64) for _ in range(stack.sublayers)]
-    sublayers = [lambda h, outer=nn.Identity(), m=m: outer(torch.tanh(h @ m)) for m in matrices]
+    sublayers = [lambda h, outer=IDENTITY, m=m: outer(torch.tanh(h @ m)) for m in matrices]
     x = torch.randn(2, 5, 16, dtype=torch.float64)
 
     normalise = standardise if layer == "layernorm" else scale_to_one

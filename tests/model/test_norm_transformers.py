@@ -13,6 +13,7 @@ from txtrain.model import Shape, Stack
 from txtrain.model.norm import NormPlacement, ParallelNorm, PostNorm, PreNorm, ReorderedNorm, SandwichNorm
 
 VOCABULARY = 23
+IDENTITY = nn.Identity()
 
 
 def gpt2() -> transformers.PreTrainedModel:
@@ -160,7 +161,7 @@ def copy_norm(ours: nn.Module, theirs: nn.Module) -> None:
 def call_like(module: nn.Module, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """The module on another input, with the masks and rotary tables that its model gave it."""
 
-    def call(x: Tensor, outer: Callable[[Tensor], Tensor] = nn.Identity()) -> Tensor:
+    def call(x: Tensor, outer: Callable[[Tensor], Tensor] = IDENTITY) -> Tensor:
         output = module(x) if not arguments else module(hidden_states=x, **arguments)
         return outer(output[0] if isinstance(output, tuple) else output)
 

@@ -43,12 +43,19 @@ class Context:
         kernel = choose_kernel(demands).kernel
         prepared = kernel.prepare(scores, {layer.window for layer in layers}, dtype)
         # In self-attention the keys that a pass projects are those of its queries' tokens; a cache holds rotated ones.
-        tables = None if encoding is None else encoding.tables(scores.q_positions)
+        tables = None if encoding is None else make_tables(encoding, scores)
         return cls(kernel=kernel, scores=scores, prepared=prepared, encoding=encoding, tables=tables)
 
     def rotate(self, x: Tensor, role: Role) -> Tensor:
         """Applies the rotary encoding; the identity in cross-attention."""
         return x if self.encoding is None else self.encoding.rotate(x, self.tables, role)
+
+
+def make_tables(encoding: Encoding, scores: Scores) -> Any:
+    """What the encoding's `rotate` needs in a forward pass."""
+    if encoding.settled_len is None:
+        return encoding.tables(scores.q_positions)
+    return encoding.tables(scores.q_positions, scores.lengths())
 
 
 class HeadNorm(RMSNorm):

@@ -52,6 +52,22 @@ class Scores:
         """(B or 1, H, Q, K) or None."""
         return None if self.encoding is None else self.encoding.bias(self.q_positions, self.k_positions)
 
+    def lengths(self) -> Tensor:
+        """(B or 1, Q): how long the sequence, or document, of each query is, without padding."""
+        first, end, real = self.k_positions, self.k_positions + 1, self.mask.padding
+        if real is not None:
+            first, end = torch.where(real, first, end.max()), torch.where(real, end, 0)
+        if self.mask.documents is None:
+            lengths = end.amax(-1, keepdim=True).expand(-1, self.num_keys)
+        else:
+            numbers, document = torch.unique(self.mask.documents, return_inverse=True)
+            first, end, document = torch.broadcast_tensors(first, end, document)
+            empty = end.new_zeros(len(end), len(numbers))
+            ends = empty.scatter_reduce(1, document, end, "amax")
+            begins = empty.scatter_reduce(1, document, first, "amin", include_self=False)
+            lengths = (ends - begins).gather(1, document)
+        return lengths[:, -self.num_queries :].clamp(min=1)
+
     def visible(self, window: int | None) -> Tensor:
         """(B or 1, 1, Q, K) booleans."""
         return self.mask.dense(window, self.num_queries, self.num_keys, self.q_positions.device)

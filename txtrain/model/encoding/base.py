@@ -43,8 +43,12 @@ class Encoding(nn.Module):
         """Adds positions to token embeddings. x (B, T, D), positions (B or 1, T) → (B, T, D)."""
         return x
 
-    def tables(self, positions: Tensor) -> Any:
-        """What `rotate` needs of positions (B or 1, T): made once in a forward pass for all layers, in float32."""
+    def tables(self, positions: Tensor, lengths: Tensor | None = None) -> Any:
+        """What `rotate` needs of positions (B or 1, T): made once in a forward pass for all layers, in float32.
+
+        An encoding with a `settled_len` gets lengths (B or 1, T) too: of the sequence or document that each position
+        belongs to, without padding.
+        """
         return None
 
     def rotate(self, x: Tensor, tables: Any, role: Role) -> Tensor:

@@ -22,8 +22,11 @@ class Frequencies:
     dim: int
     theta: float
 
-    def at(self, positions: Tensor) -> Tensor:
-        """Frequencies for positions (B or 1, T), shaped to be multiplied with (B or 1, T, 1)."""
+    def at(self, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Frequencies for positions (B or 1, T), shaped to be multiplied with (B or 1, T, 1).
+
+        lengths (B or 1, T) are of the sequence that each position belongs to. Default: the row is one sequence.
+        """
         return self.powers(self.theta, positions.device)
 
     def powers(self, theta: float | Tensor, device: torch.device) -> Tensor:
@@ -53,7 +56,7 @@ class LinearFrequencies(Frequencies):
 
     factor: float
 
-    def at(self, positions: Tensor) -> Tensor:
+    def at(self, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         return super().at(positions) / self.factor
 
 
@@ -62,7 +65,7 @@ class DynamicFrequencies(LinearFrequencies):
     """Dynamic NTK: theta grows with the sequence once that is longer than `original_len`.
 
     theta' = theta · (factor · length / original_len - (factor - 1))^(dim / (dim - 2)), as in transformers. The length
-    is each row's own, so that no row's result depends on what it is batched with.
+    is of each sequence, or document, by itself and without padding, so that none depends on what it is batched with.
     """
 
     original_len: int
@@ -78,9 +81,10 @@ class DynamicFrequencies(LinearFrequencies):
     def settled_len(self) -> int:
         return self.original_len
 
-    def at(self, positions: Tensor) -> Tensor:
-        length = positions.amax(-1)[:, None, None].float() + 1
-        growth = (self.factor * length / self.original_len - (self.factor - 1)).clamp(min=1)
+    def at(self, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is None:
+            lengths = positions.amax(-1, keepdim=True) + 1
+        growth = (self.factor * lengths[..., None].float() / self.original_len - (self.factor - 1)).clamp(min=1)
         return self.powers(self.theta * growth ** (self.dim / (self.dim - 2)), positions.device)
 
 
@@ -101,7 +105,7 @@ class BandFrequencies(LinearFrequencies):
                 f"encoding.band is {list(self.band)}: give two rising numbers of turns, such as encoding.band=[1,32]"
             )
 
-    def at(self, positions: Tensor) -> Tensor:
+    def at(self, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         plain = self.powers(self.theta, positions.device)
         kept = self.kept(plain)
         return plain * kept + plain / self.factor * (1 - kept)

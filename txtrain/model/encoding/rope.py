@@ -84,10 +84,10 @@ class Rope(Encoding):
     def settled_len(self) -> int | None:
         return self.frequencies.settled_len
 
-    def tables(self, positions: Tensor) -> Rotation:
+    def tables(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
         """Cosines and signed sines, each (B or 1, 1, T, rotated) in float32."""
         if self.stack.grid is None:
-            angles = positions[..., None].float() * self.frequencies.at(positions)
+            angles = positions[..., None].float() * self.frequencies.at(positions, lengths)
         else:
             angles = angles_on_grid(self.frequencies, positions)
         cos, sin = angles.cos() * self.frequencies.gain, angles.sin() * self.frequencies.gain

@@ -45,8 +45,8 @@ class XPos(Rope):
             raise ValueError(f"encoding.gamma is {gamma}: give a positive number, such as encoding.gamma=0.4")
         self.scale_base, self.gamma = scale_base, gamma
 
-    def tables(self, positions: Tensor) -> Any:
-        cos, sin = super().tables(positions)
+    def tables(self, positions: Tensor, lengths: Tensor | None = None) -> Any:
+        cos, sin = super().tables(positions, lengths)
         grown = self._growth(positions)
         return {"query": (cos * grown, sin * grown), "key": (cos / grown, sin / grown)}
 
