@@ -70,7 +70,7 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
             result[group] = axes[group]
     if reads_text:
         pretrained = {"_target_": "txtrain.data.tokenizer.Pretrained", "path": str(tokenizer), "end_of_text": None}
-        result.tokenizer = OmegaConf.create(pretrained)
+        result.tokenizer = OmegaConf.create({**pretrained, "add_bos": True})
     seen = _input_of(path)
     if isinstance(seen, Pixels):
         see_as(result.data, seen, keys)

@@ -261,7 +261,7 @@ def _text_of(imported: Imported, folder: Path) -> dict[str, Any]:
     """Its tokenizer, which is in this folder, and the tokens that begin and end a text."""
     vocab_size = imported.sizes["vocab_size"]
     check_there(folder, str(folder))
-    tokenizer = Pretrained(path=str(folder))
+    tokenizer = Pretrained(path=str(folder), add_bos=True)
     tokenizer.fit()
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

@@ -106,7 +106,9 @@ class Samples(Callback):
             end_tokens=data.end_tokens,
             generator=torch.Generator().manual_seed(0),
         )
-        return data.tokenizer.decode(prompt), data.tokenizer.decode(list(self._telling(drawn)))
+        opening = data.tokenizer.opening
+        shown = prompt[len(opening) :] if prompt[: len(opening)] == opening else prompt
+        return data.tokenizer.decode(shown), data.tokenizer.decode(list(self._telling(drawn)))
 
     def _telling(self, drawn: Iterator[int]) -> Iterator[int]:
         """The same tokens; says what is being done once it is clear that it takes a while."""

@@ -35,6 +35,7 @@ class Tokenizer(ABC):
 
     sample_characters: int | None = None  # how much text `fit` wants to see; None is all of it
     learns: ClassVar[bool] = True  # something from text
+    add_bos: bool | None = None  # whether documents begin with what the tokenizer's file sets before a text
 
     def __init__(self) -> None:
         self._core: tokenizers.Tokenizer | None = None
@@ -146,6 +147,16 @@ class Tokenizer(ABC):
     def read_batch(self, texts: list[str]) -> list[list[int]]:
         """The same with the special tokens that the tokenizer's file sets around a text."""
         return [encoding.ids for encoding in self.core.encode_batch(texts)]
+
+    @property
+    def opening(self) -> list[int]:
+        """The tokens that each document begins with, as a prompt does, such as `<s>`; [] if there are none."""
+        return self._before_text() if self.add_bos else []
+
+    def _before_text(self) -> list[int]:
+        """The special tokens that the tokenizer's file sets before a text."""
+        encoding = self.core.encode("a")
+        return list(encoding.ids[: encoding.sequence_ids.index(0)]) if 0 in encoding.sequence_ids else []
 
     def between_texts(self) -> list[int]:
         """The special tokens that the tokenizer's file sets between a pair of texts (RoBERTa's has two); [] if none."""

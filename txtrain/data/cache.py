@@ -3,7 +3,8 @@
 An entry is a folder named by a fingerprint of the data, the tokenizer and the options:
 
     tokenizer.json      the tokenizer, trained if it needed to be
-    train.bin           tokens as uint16 or uint32: <end> document <end> document <end>
+    train.bin           tokens as uint16 or uint32: <end> document <end> document <end>, and before each document
+                        what opens it, such as <s>, if the tokenizer has that
     validation.bin
     tokens.json         counts
 
@@ -15,7 +16,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ _LINE_END = re.compile(r"(?<=\S\n)(?=\S)")
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What an entry holds; `tokens` are those that can be predicted: the first end of text is not."""
+    """What an entry holds; `tokens` are those that are predicted: the first end of text and what opens documents are
+    not."""
 
     dtype: str
     train_tokens: int
@@ -76,11 +78,17 @@ def entry(cache_dir: Path, name: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def write(folder: Path, tokenizer: Tokenizer, train: Iterable[str], validation: Iterable[str]) -> None:
-    """Fill an entry."""
+def write(
+    folder: Path,
+    tokenizer: Tokenizer,
+    train: Iterable[str],
+    validation: Iterable[str],
+    opening: Sequence[int] = (),
+) -> None:
+    """Fill an entry, of documents that begin with these tokens."""
     dtype = token_type(tokenizer)
-    train_tokens, train_bytes = _write_split(folder / "train.bin", tokenizer, dtype, train)
-    validation_tokens, validation_bytes = _write_split(folder / "validation.bin", tokenizer, dtype, validation)
+    train_tokens, train_bytes = _write_split(folder / "train.bin", tokenizer, dtype, train, opening)
+    validation_tokens, validation_bytes = _write_split(folder / "validation.bin", tokenizer, dtype, validation, opening)
     counts = Counts(
         dtype=dtype,
         train_tokens=train_tokens,
@@ -101,19 +109,22 @@ def read_counts(folder: Path) -> Counts:
     return Counts(**json.loads((folder / "tokens.json").read_text()))
 
 
-def _write_split(path: Path, tokenizer: Tokenizer, dtype: str, texts: Iterable[str]) -> tuple[int, int]:
+def _write_split(
+    path: Path, tokenizer: Tokenizer, dtype: str, texts: Iterable[str], opening: Sequence[int]
+) -> tuple[int, int]:
     """Write the stream of a split; its tokens and the bytes of its text."""
     end = tokenizer.end_of_text
-    tokens = size = 0
+    before = [token for token in opening if token != end]  # the end of one document opens the next
+    tokens, size, fresh = 0, 0, True
     with path.open("wb") as file:
         np.array([end], dtype=dtype).tofile(file)
         for chunk in _chunks(texts):
             pieces = [(piece, last) for text in chunk for piece, last in _pieces(text)]
             encoded = tokenizer.encode_batch([piece for piece, _ in pieces])
             for ids, (piece, last) in zip(encoded, pieces, strict=True):
-                array = np.array([*ids, end] if last else ids, dtype=dtype)
-                array.tofile(file)
-                tokens += len(array)
+                ids = [*ids, end] if last else ids
+                np.array([*before, *ids] if fresh else ids, dtype=dtype).tofile(file)
+                tokens, fresh = tokens + len(ids), last
                 size += len(piece.encode())
     return tokens, size
 

@@ -63,7 +63,10 @@ class ChatData(LanguageData):
         tokens = self.tokenizer.named_tokens()
         if self.template is not None:
             return ChatTemplate.of_file(Path(self.template).expanduser(), tokens)
-        return self.tokenizer.chat_template() or ChatTemplate.plain(tokens)
+        if template := self.tokenizer.chat_template():
+            return template
+        opening = "".join(str(self.tokenizer.core.id_to_token(token)) for token in self.tokenizer.opening)
+        return ChatTemplate.plain(tokens, opening)
 
     def conversations(self, option: Literal["path", "validation_path"] = "path") -> Iterator[Conversation]:
         """All that the files hold, in the same order whenever it is called."""

@@ -84,7 +84,9 @@ class LanguageData(Data):
 
     def prompt(self, text: str | None) -> list[int]:
         """Tokens for the model to go on from: a text, or without one how the validation set begins."""
-        return self.tokenizer.encode(text) if text else self._first_validation()["tokens"][0, :PROMPT_TOKENS].tolist()
+        if text:
+            return [*self.tokenizer.opening, *self.tokenizer.encode(text)]
+        return self._first_validation()["tokens"][0, :PROMPT_TOKENS].tolist()
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -130,8 +132,12 @@ class LanguageData(Data):
 
     def fingerprint(self) -> str:
         """The name of the tokens: another one for another text, tokenizer or split."""
+        plain: dict[str, Any] = {"opening": []} if self.tokenizer.add_bos and self.masking is not None else {}
         return cache.fingerprint(
-            source=self.identity(), tokenizer=self.tokenizer.fingerprint(), validation_fraction=self.validation_fraction
+            source=self.identity(),
+            tokenizer=self.tokenizer.fingerprint(),
+            validation_fraction=self.validation_fraction,
+            **plain,
         )
 
     def hold_out_all(self) -> None:
@@ -177,9 +183,15 @@ class LanguageData(Data):
         self.tokenizer.fit(split.sample(self.documents(), self.tokenizer.sample_characters))
         train = split.texts(self.documents(), validation=False)
         if apart is None:
-            cache.write(folder, self.tokenizer, train, split.texts(self.documents(), validation=True))
+            validation = split.texts(self.documents(), validation=True)
         else:
-            cache.write(folder, self.tokenizer, train, (text for _, text in apart))
+            validation = (text for _, text in apart)
+        cache.write(folder, self.tokenizer, train, validation, self._opening)
+
+    @property
+    def _opening(self) -> list[int]:
+        """What stands before each document: masking opens each sample itself."""
+        return self.tokenizer.opening if self.masking is None else []
 
     def _named(self) -> str:
         """The source in the words of the command line."""
@@ -201,6 +213,7 @@ class LanguageData(Data):
             seq_len=self.seq_len - (self.masking.added if self.masking is not None else 0),
             packing=self.packing,
             end_of_text=self.tokenizer.end_of_text,
+            opening=self._opening,
         )
 
     def _first_validation(self) -> dict[str, Tensor]:

@@ -3,8 +3,12 @@
 The stream of a split is `<end> document <end> document <end> ...`: the end of text closes each document and opens the
 next. Window i holds the `seq_len + 1` tokens from `i * seq_len` on, so neighbours share one token and every token but
 the first is a target exactly once. The last window is filled up with targets that do not count.
+
+Where the tokenizer sets `<s>` before a text, `<s>` opens each document, as it opens a prompt. The stream is
+`<end> <s> document <end> <s> document <end> ...`, and `<s>` is never a target.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,16 +31,26 @@ class Windows:
         seq_len: tokens T in a window.
         packing: with "documents" a batch also says which document each token is in and at which position.
         end_of_text: the id between documents.
+        opening: ids that stand before each document beside that, if there are any.
     """
 
     def __init__(
-        self, *, path: Path, dtype: str, seq_len: int, packing: Literal["concat", "documents"], end_of_text: int
+        self,
+        *,
+        path: Path,
+        dtype: str,
+        seq_len: int,
+        packing: Literal["concat", "documents"],
+        end_of_text: int,
+        opening: Sequence[int] = (),
     ) -> None:
         self.path = path
         self.dtype = np.dtype(dtype)
         self.seq_len = seq_len
         self.packing = packing
         self.end_of_text = end_of_text
+        self.opens = opening[0] if opening else end_of_text
+        self.given = [token for token in opening if token != end_of_text]  # no model writes them
         self.targets = max(0, path.stat().st_size // self.dtype.itemsize - 1)
 
     def __len__(self) -> int:
@@ -57,7 +71,7 @@ class Windows:
         tokens = window[:, :-1]
         batch = {
             "tokens": tokens,
-            "targets": np.where(real[:, 1:], window[:, 1:], IGNORED),
+            "targets": np.where(real[:, 1:] & ~np.isin(window[:, 1:], self.given), window[:, 1:], IGNORED),
             "index": index.astype(np.int64),
         }
         if self.packing == "documents":
@@ -81,8 +95,8 @@ class Windows:
         return []
 
     def separate(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Each token's document, counted within its row, and its position there; an end of text opens a document."""
-        opens = tokens == self.end_of_text
+        """Each token's document, counted within its row, and its position there."""
+        opens = tokens == self.opens
         opens[:, 0] = True
         column = np.arange(tokens.shape[1])
         start = np.maximum.accumulate(np.where(opens, column, 0), axis=1)

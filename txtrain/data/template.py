@@ -81,9 +81,16 @@ class ChatTemplate:
         return cls(source=_read_text(file, f"data.template={file}"), special_tokens=special_tokens, origin=str(file))
 
     @classmethod
-    def plain(cls, special_tokens: Mapping[str, str]) -> "ChatTemplate":
-        """`Role: content<end of text>`, a line each, for tokenizers that have no template."""
-        return cls(source=PLAIN, special_tokens=special_tokens, origin="plain (Role: text), the tokenizer has none")
+    def plain(cls, special_tokens: Mapping[str, str], opening: str = "") -> "ChatTemplate":
+        """`Role: content<end of text>`, a line each, for tokenizers that have no template.
+
+        Args:
+            special_tokens: as in the class.
+            opening: what a conversation begins with, as any text of this tokenizer does.
+        """
+        begin = f"{{{{- {json.dumps(opening)} }}}}\n" if opening else ""
+        origin = "plain (Role: text), the tokenizer has none"
+        return cls(source=begin + PLAIN, special_tokens=special_tokens, origin=origin)
 
     def save(self, folder: Path) -> None:
         """Writes what `of_folder` and `transformers` read."""

@@ -15,7 +15,7 @@ from txtrain.data import marian
 from txtrain.data.any_tokenizer import END_OF_TEXT, NAMES, ROLES, Role, Tokenizer, first_texts
 from txtrain.data.special import DecoderTokens, named_ids
 from txtrain.data.template import ChatTemplate, named_tokens
-from txtrain.data.tokenizer_files import content, find_file, read_core
+from txtrain.data.tokenizer_files import content, drop_opening, find_file, read_core
 from txtrain.errors import UserError
 
 __all__ = ["BPE", "END_OF_TEXT", "NAMES", "ROLES", "TARGET_FILE", "Byte", "Char", "Pretrained", "Role", "Tokenizer"]
@@ -132,14 +132,17 @@ class Pretrained(Tokenizer):
         path: the file or folder.
         end_of_text: the token that ends a document. Default: the `eos_token` in the folder's `tokenizer_config.json`,
             else the first of `<|endoftext|>`, `</s>`, `<|end_of_text|>`, `<eos>`, `[SEP]` that the vocabulary has.
+        add_bos: whether documents begin with the special tokens that the file sets before a text, such as `<s>`. False
+            takes them out of the file that a run saves, so that prompts begin without them too; None, the rule of runs
+            that do not say, leaves them out of training alone.
     """
 
     learns: ClassVar[bool] = False
     endings = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 
-    def __init__(self, *, path: str, end_of_text: str | None = None) -> None:
+    def __init__(self, *, path: str, end_of_text: str | None = None, add_bos: bool | None = None) -> None:
         super().__init__()
-        self._path = path
+        self._path, self.add_bos = path, add_bos
         self._ending = end_of_text
         self._side: marian.Side | None = None
 
@@ -165,6 +168,19 @@ class Pretrained(Tokenizer):
     def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
         super().adopt(core, end_of_text)
         self._side = marian.Side.of(core)
+        if self.add_bos is False:
+            drop_opening(core)
+            if self._before_text():
+                raise UserError(
+                    f"tokenizer.add_bos=false: {self._path} sets tokens before a text in a way that cannot be taken "
+                    "out: leave it out, or give another tokenizer.json"
+                )
+
+    @property
+    def opening(self) -> list[int]:
+        if self._core is None and self.add_bos:
+            self.fit()  # a chat's template is asked for before the data
+        return super().opening
 
     @property
     def vocab_size(self) -> int:
@@ -190,7 +206,8 @@ class Pretrained(Tokenizer):
             raise UserError(
                 f"tokenizer.path={self._path} cannot be read ({error.strerror}): give a tokenizer.json or its folder"
             ) from None
-        return f"pretrained {made} {self._ending or self._configured()}"
+        rule = "" if self.add_bos is None else f" add_bos={self.add_bos}"
+        return f"pretrained {made} {self._ending or self._configured()}{rule}"
 
     def named_tokens(self) -> dict[str, str]:
         end = self._core.id_to_token(self._end_of_text) if self._core else None
@@ -214,13 +231,13 @@ class Pretrained(Tokenizer):
                 f"data.vocabulary=separate needs a tokenizer of the targets, and {path} is not there: put it there, or "
                 "set data.vocabulary=shared"
             )
-        return Pretrained(path=str(path), end_of_text=self._ending)
+        return Pretrained(path=str(path), end_of_text=self._ending, add_bos=self.add_bos)
 
     def of_targets(self) -> "Pretrained":
         folder = self._file.parent
         if not marian.has_files(folder):
             return self
-        return Pretrained(path=str(folder / marian.TARGET), end_of_text=self._ending)
+        return Pretrained(path=str(folder / marian.TARGET), end_of_text=self._ending, add_bos=self.add_bos)
 
     def _configured(self) -> list[str]:
         """The end of text that a Hugging Face folder names, if it does."""

@@ -1,6 +1,9 @@
 """The files that a folder has its tokenizer in: a `tokenizer.json`, or SentencePiece's own."""
 
+import json
+from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
@@ -56,6 +59,21 @@ def read_core(path: Path, told: str) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exceptions
         raise UserError(f"{told} cannot be read ({error}): give a {JSON}") from None
+
+
+def drop_opening(core: tokenizers.Tokenizer) -> None:
+    """Takes the special tokens before a text out of what a tokenizer's template sets around one."""
+    if core.post_processor is not None:
+        described = json.loads(core.to_str())
+        _without_opening(described["post_processor"])
+        core.post_processor = tokenizers.Tokenizer.from_str(json.dumps(described)).post_processor
+
+
+def _without_opening(processor: dict[str, Any]) -> None:
+    for inner in processor.get("processors", ()):
+        _without_opening(inner)
+    for form in {"single", "pair"} & processor.keys():
+        processor[form] = list(dropwhile(lambda piece: "SpecialToken" in piece, processor[form]))
 
 
 def content(path: Path) -> bytes:

@@ -181,8 +181,9 @@ def fixed_tokenizer(trained: Trained) -> Tokenizer:
     """The model's tokenizer as one that learns nothing from another text; of a model of other things any."""
     if not isinstance(trained.inputs, Tokenizer):
         return Byte()
-    core = trained.tokenizer.core
-    return Pretrained(path=str(trained.folder), end_of_text=core.id_to_token(trained.tokenizer.end_of_text))
+    tokenizer = trained.tokenizer
+    end = tokenizer.core.id_to_token(tokenizer.end_of_text)
+    return Pretrained(path=str(trained.folder), end_of_text=end, add_bos=tokenizer.add_bos)
 
 
 def sample_length(data: Data) -> int | None:

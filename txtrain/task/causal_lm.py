@@ -37,7 +37,7 @@ class CausalLM(Task):
         batch, found = self.validation_batch(index), []
         for tokens, targets in zip(batch["tokens"].tolist(), batch["targets"].tolist(), strict=True):
             first = next((place for place, target in enumerate(targets) if target != IGNORED), 0)
-            cut = first + 1 if first else min(SHOWN, (len(tokens) + 1) // 2)
+            cut = first + 1 if first > len(self.data.tokenizer.opening) else min(SHOWN, (len(tokens) + 1) // 2)
             true = [target for target in targets[cut - 1 : cut - 1 + SHOWN] if target != IGNORED]
             found.append(Example(*map(self._decode, (tokens[:cut][-SHOWN:], true, self._continue(tokens[:cut])))))
         return found
