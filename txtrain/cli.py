@@ -47,8 +47,15 @@ def train(arguments: Sequence[str]) -> int:
 def run(config: "DictConfig", overrides: list[str]) -> None:
     """Trains; a job of SLURM whose time is over is queued again, once all that it has open is closed."""
     from txtrain.launch import find_launch, requeue, slurm_job
-    from txtrain.train import train
+    from txtrain.terminal import Phase
 
+    loading = Phase("loading PyTorch and Lightning")
+    if find_launch().rank == 0:
+        loading.start()
+    try:
+        from txtrain.train import train
+    finally:
+        loading.stop()
     try:
         train(config, overrides)
     except Interrupted as end:

@@ -1,13 +1,17 @@
 """A bar in a terminal, lines elsewhere."""
 
 import io
+import logging
 import re
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress as Bar
 
 from tests.callbacks.tiny import Run
+from txtrain import terminal
 from txtrain.logger import setup_logging
 from txtrain.printable import duration, short
 
@@ -15,7 +19,7 @@ from txtrain.printable import duration, short
 def output(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=200, highlight=False, soft_wrap=True)
-    for module in ("txtrain.logger.lines", "txtrain.callbacks.progress"):
+    for module in ("txtrain.logger.lines", "txtrain.callbacks.progress", "txtrain.terminal"):
         monkeypatch.setattr(f"{module}.console", console)
     run_dir.mkdir()
     setup_logging(run_dir, 0)
@@ -52,3 +56,44 @@ def test_short(number: float, text: str) -> None:
 @pytest.mark.parametrize("seconds, text", [(0.2, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_validation_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    update = Bar.update
+    monkeypatch.setattr(
+        Bar,
+        "update",
+        lambda self, task, **values: (shown.append(values.get("description")), update(self, task, **values)),
+    )
+    output(tmp_path / "run", monkeypatch, terminal=True)
+    texts = [text for text in shown if text]
+    assert "validating 1/2" in texts and "validating 2/2" in texts
+    after = texts[texts.index("validating 2/2") + 1]
+    assert after.startswith("loss"), "what training showed stands there again"
+
+
+def test_the_best_validation_and_the_result_have_a_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def coloured(text: str, word: str) -> list[str]:
+        return [line for line in text.splitlines() if word in line and "\x1b[32m" in line.split(word)[0]]
+
+    shown = output(tmp_path / "run", monkeypatch, terminal=True)
+    assert len(coloured(shown, "validation at step 3")) == 1
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = output(tmp_path / "other", monkeypatch, terminal=True)
+    assert not coloured(plain, "validation at step 3")
+    assert "validation at step 3" in plain
+
+
+def test_a_quiet_phase_is_named_after_two_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(terminal, "SILENCE", 0.05)
+    with terminal.Phase("loading the model"):
+        assert not caplog.messages
+        time.sleep(0.3)
+    with terminal.Phase("reading the config"):
+        pass
+    time.sleep(0.2)
+    assert caplog.messages == ["loading the model ..."]

@@ -1,6 +1,7 @@
-"""How far the training is: a bar in a terminal, plain lines elsewhere."""
+"""Progress of training and validation: a bar in a terminal, plain lines elsewhere."""
 
 import logging
+import math
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -10,8 +11,9 @@ from rich.progress import Progress as Bar
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.steps import is_log_step, new_step
-from txtrain.logger import LOG_ONLY, console
+from txtrain.logger import BEST, LOG_ONLY
 from txtrain.printable import duration, short
+from txtrain.terminal import Phase, console
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +31,18 @@ class Progress(Callback):
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._total: int | None = None
+        self._loading = Phase("loading the model")
+        self._validating = Phase("validating")
+        self._text = ""
+        self._best = math.inf  # of the validation losses so far
         self._first = self._step = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            self._loading.start()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loading.stop()
         self._first = self._step = trainer.global_step
         total = trainer.estimated_stepping_batches
         self._total = int(total) if total != float("inf") else None
@@ -47,22 +58,47 @@ class Progress(Callback):
         if not trainer.is_global_zero or not new_step(trainer, self._step):
             return
         self._step = trainer.global_step
-        text = self._text() if is_log_step(trainer) else None
+        text = self._describe() if is_log_step(trainer) else None
+        self._text = text or self._text
         if self._bar is not None:
             self._bar.update(self._task, completed=self._step, description=text)
         if text is not None:
             total = "" if self._total is None else f"/{self._total}"
             log.info("step %d%s  %s", self._step, total, text, extra=LOG_ONLY if self._bar is not None else None)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self._bar is None:
+            self._validating.start()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if self._bar is not None:
+            done, total = batch_idx + 1, sum(trainer.num_val_batches)
+            self._bar.update(self._task, description=f"validating {done}/{total}")
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            of_sets: dict[str, list[str]] = {}
-            for name, value in self.metrics.validation.items():
-                part, _, metric = name.removeprefix("validation/").rpartition("/")
-                of_sets.setdefault(part, []).append(f"{metric} {value:.4f}")
-            for part, numbers in of_sets.items():
-                of = f" of {part}" if part else ""
-                log.info("validation%s at step %d  %s", of, trainer.global_step, "  ".join(numbers))
+        self._validating.stop()
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        if self._bar is not None:
+            self._bar.update(self._task, description=self._text)
+        of_sets: dict[str, list[str]] = {}
+        for name, value in self.metrics.validation.items():
+            part, _, metric = name.removeprefix("validation/").rpartition("/")
+            of_sets.setdefault(part, []).append(f"{metric} {value:.4f}")
+        loss = self.metrics.validation.get("validation/loss", math.inf)
+        for part, numbers in of_sets.items():
+            of = f" of {part}" if part else ""
+            style = BEST if loss < self._best and not part else None
+            log.info("validation%s at step %d  %s", of, trainer.global_step, "  ".join(numbers), extra=style)
+        self._best = min(loss, self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = state_dict["best"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
@@ -71,11 +107,13 @@ class Progress(Callback):
         self._stop()
 
     def _stop(self) -> None:
+        self._loading.stop()
+        self._validating.stop()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _text(self) -> str:
+    def _describe(self) -> str:
         row = self.metrics.train
         parts = [f"loss {row['train/loss']:.4f}", f"lr {row['train/lr']:.2e}"]
         parts.append(f"{short(row['train/tokens_per_second'])} tokens/s")

@@ -17,6 +17,7 @@ from txtrain.callbacks.description import describe_run
 from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
+from txtrain.logger import RESULT
 from txtrain.model.lora import parameter_counts
 from txtrain.printable import duration, printable, short
 from txtrain.saving import BEST, LAST, PARTIAL, remove
@@ -140,8 +141,9 @@ class Summary(Callback):
             if outcome[name]:
                 told[name] = printable(outcome[name]).replace("\n", "\n" + " " * 22)
         told |= self._what_next(longer)
+        result = {*self._measures(), outcome["state"]} if outcome["state"] == "finished" else set()
         for name, text in told.items():
-            log.info("%-20s  %s", name.replace("_", " "), text)
+            log.info("%-20s  %s", name.replace("_", " "), text, extra=RESULT if name in result else None)
 
     def _measures(self) -> set[str]:
         """Numbers of the outcome that say how good the model is."""

@@ -8,12 +8,15 @@ from lightning.pytorch.loggers import Logger
 
 from txtrain.logger.endure import Row
 from txtrain.logger.events import TensorBoard
-from txtrain.logger.lines import LIBRARIES, LOG_ONLY, console, setup_logging
+from txtrain.logger.lines import BEST, LIBRARIES, LOG_ONLY, RESULT, setup_logging
 from txtrain.logger.wandb_run import WandB, choose_mode
+from txtrain.terminal import console
 
 __all__ = [
+    "BEST",
     "LIBRARIES",
     "LOG_ONLY",
+    "RESULT",
     "TensorBoard",
     "WandB",
     "begin_loggers",

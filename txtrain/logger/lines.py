@@ -6,21 +6,14 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
-from txtrain.signals import drop_output, inbox
+from txtrain.terminal import console
 
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        drop_output()
-        inbox.lose_reader()
-
-
-console = _Console(highlight=False, soft_wrap=True)
-LOG_ONLY = {"log_only": True}  # extra= of a record for train.log alone
+# extra= of a record: for train.log alone, and the colours of the best validation so far and of a run's result.
+LOG_ONLY = {"log_only": True}
+BEST = {"style": "green"}
+RESULT = {"style": "bold green"}
 # Warnings of Lightning's that nobody can do anything about.
 HARMLESS = (r".*LeafSpec.* is deprecated", "The `srun` command is available")
 LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric", "DeepSpeed", "datasets", "wandb", "py.warnings")
@@ -62,7 +55,7 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "log_only", False):
-            style = "yellow" if record.levelno >= logging.WARNING else ""
+            style = "yellow" if record.levelno >= logging.WARNING else getattr(record, "style", "")
             with suppress(OSError):  # a terminal that was closed, or a full disk: train.log has the line
                 console.print(Text(record.getMessage(), style=style))
 

@@ -1,0 +1,63 @@
+"""The terminal, and the stages of a run in which nothing else is printed. Imports nothing that takes long."""
+
+import logging
+import threading
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+
+from txtrain.signals import drop_output, inbox
+
+SILENCE = 2.0  # seconds without output after which a line names the stage
+
+log = logging.getLogger(__name__)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        drop_output()
+        inbox.lose_reader()
+
+
+console = _Console(highlight=False, soft_wrap=True)
+
+
+class Phase:
+    """A spinner with a text in a terminal; elsewhere a line, if it takes longer than two seconds.
+
+    So that no one takes a quiet process for a hanging one.
+
+    Args:
+        text: such as `loading the model`.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._status: Status | None = None
+        self._timer: threading.Timer | None = None
+
+    def start(self) -> None:
+        if console.is_terminal:
+            self._status = console.status(self.text)
+            self._status.start()
+        else:
+            self._timer = threading.Timer(SILENCE, log.info, [f"{self.text} ..."])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Also without a start."""
+        if self._status is not None:
+            self._status.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._status = self._timer = None
+
+    def __enter__(self) -> "Phase":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
