@@ -2,6 +2,7 @@
 
 import ast
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,14 +185,14 @@ def test_functions_come_from_packages_with_many(monkeypatch):
     made = [f"{package}/m{number}.py" for package in ("one", "two") for number in range(3)]
     monkeypatch.setattr(functions, "FILES", 2)
     monkeypatch.setattr(functions, "FUNCTIONS", 4)
-    monkeypatch.setattr(functions, "library_files", lambda: [*made, "alone.py"])
+    monkeypatch.setattr(functions, "library_files", lambda _: [*made, "alone.py"])
     monkeypatch.setattr(functions, "name_in_library", str)
     text = (
         "class A:\n    def f(self):\n        def inner():\n            pass\n        return {0!r}\n\n"
         "def g(x):\n    a = 1\n    b = 2\n    return {0!r}\n"
     )
     monkeypatch.setattr(functions, "read_source", text.format)
-    found = list(functions.PackageOfFunction.examples(None))
+    found = list(functions.PackageOfFunction.examples(SimpleNamespace(modules="common")))
     assert len(found) == 12
     assert {example.label for example in found} == {"one", "two"}
     assert {example.group for example in found} == set(made)

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from textwrap import dedent
 from typing import Any
 
-from txtrain.data import files
-from txtrain.data.stdlib import library_files, name_in_library, read_source
+from txtrain.data.stdlib import (
+    check_list,
+    library_details,
+    library_files,
+    library_identity,
+    name_in_library,
+    read_source,
+)
 from txtrain.data.texts import Example, LabelledText
 
 LINES = 4  # of a function, at least
@@ -28,9 +34,9 @@ class Function:
         return f"{self.file} line {self.node.lineno}"
 
 
-def library_functions() -> Iterator[Function]:
-    """Functions and methods of the standard library, file by file; not those within others, nor short ones."""
-    for file in library_files():
+def library_functions(modules: str | None) -> Iterator[Function]:
+    """Functions and methods of a list of modules, file by file; not those within others, nor short ones."""
+    for file in library_files(modules):
         name, text = name_in_library(file), read_source(file)
         try:
             tree = ast.parse(text)
@@ -54,15 +60,26 @@ def _functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | as
 class PackageOfFunction(LabelledText):
     """Which package of the standard library a function is from; split by file, so that no file is on both sides.
 
-    Packages with many functions in many files are the labels: some ten, depending on the version of Python.
+    Packages with many functions in many files are the labels: six of `modules=common`, some ten of all files.
+
+    Args:
+        modules: as in `StandardLibrary`.
+        base: as in `LabelledText`.
     """
 
+    def __init__(self, *, modules: str | None = None, **base: Any) -> None:
+        super().__init__(**base)
+        self.modules = check_list(modules)
+
     def identity(self) -> Any:
-        return files.state(library_files())
+        return library_identity(self.modules)
+
+    def details(self) -> dict[str, str]:
+        return super().details() | library_details(self.modules)
 
     def examples(self) -> Iterator[Example]:
         found: dict[str, list[Function]] = defaultdict(list)
-        for function in library_functions():
+        for function in library_functions(self.modules):
             package, _, rest = function.file.partition("/")
             if rest:
                 found[package].append(function)

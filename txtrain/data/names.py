@@ -8,9 +8,8 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any
 
-from txtrain.data import files
 from txtrain.data.functions import Function, library_functions
-from txtrain.data.stdlib import library_files
+from txtrain.data.stdlib import check_list, library_details, library_identity
 from txtrain.data.tagged import Sentence, TaggedText
 
 OUTSIDE = "O"
@@ -25,13 +24,24 @@ class NamesInFunctions(TaggedText):
     Entities, as IOB2 tags: PARAMETER, LOCAL (bound in the function), GLOBAL (bound outside), BUILTIN, ATTRIBUTE (what
     follows dots, a chain of them as one), METHOD (an attribute that is called), KEYWORD (of an argument), and FUNCTION
     (the name that is defined). Only reading the whole function tells a parameter, a local and a global name apart.
+
+    Args:
+        modules: as in `StandardLibrary`.
+        base: as in `TaggedText`.
     """
 
+    def __init__(self, *, modules: str | None = None, **base: Any) -> None:
+        super().__init__(**base)
+        self.modules = check_list(modules)
+
     def identity(self) -> Any:
-        return files.state(library_files())
+        return library_identity(self.modules)
+
+    def details(self) -> dict[str, str]:
+        return super().details() | library_details(self.modules)
 
     def sentences(self) -> Iterator[Sentence]:
-        for function in library_functions():
+        for function in library_functions(self.modules):
             found = tag_function(function) if len(function.source) <= CHARACTERS else None
             if found is not None:
                 yield found
