@@ -10,6 +10,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from txtrain.config import check, saved_config, to_plain
+from txtrain.data import cache
 from txtrain.data.base import Data, Origin
 from txtrain.data.order import samples_of_step
 from txtrain.errors import UserError
@@ -128,7 +129,7 @@ def find_source(run: Path, fingerprint: str) -> Source:
     if now == fingerprint:
         data.prepare()
     elif folder.is_dir():
-        data.open(folder)
+        cache.verify(folder, data.open)
         state += f"; shown is what the run saw, from {folder}"
     else:
         return Source(data=data, state=f"{state}, and {folder} is gone: no texts", unchanged=False, there=False)

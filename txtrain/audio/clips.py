@@ -52,6 +52,26 @@ def read_clips(folder: Path) -> list[Clip]:
         return [Clip(*json.loads(row)) for row in rows]
 
 
+def check_clips(folder: Path) -> None:
+    """Refuses a folder in which something cannot be.
+
+    Raises:
+        Exception: whatever reading it raises.
+    """
+    end = 0
+    for clip in read_clips(folder):
+        if not isinstance(clip.said, str) or not isinstance(clip.source, str) or not isinstance(clip.held_out, bool):
+            raise ValueError(f"clips.jsonl has a clip of another form: {clip}")
+        if clip.start != end or clip.samples < 0:
+            raise ValueError(f"clips.jsonl has a clip at {clip.start}, not {end}")
+        end += clip.samples
+    if (size := (folder / "waveforms.bin").stat().st_size) != 2 * end:
+        raise ValueError(f"waveforms.bin has {size} bytes, not {end} samples of 2")
+    notes = read_notes(folder)
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise ValueError("notes.json has another form")
+
+
 def write_notes(folder: Path, notes: dict[str, str]) -> None:
     (folder / "notes.json").write_text(json.dumps(notes, ensure_ascii=False), encoding="utf-8")
 

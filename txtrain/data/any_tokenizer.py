@@ -67,6 +67,11 @@ class Tokenizer(ABC):
         return self.core.get_vocab_size(with_added_tokens=True)
 
     @property
+    def id_bound(self) -> int:
+        """One more than the largest id, which may be beyond `vocab_size` where a vocabulary has gaps."""
+        return max(self.vocab_size, 1 + max(self.core.get_vocab(with_added_tokens=True).values()))
+
+    @property
     def end_of_text(self) -> int:
         """The id that ends a document, and so also stands before one."""
         self.core  # noqa: B018 - says so when there is none yet

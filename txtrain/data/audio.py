@@ -11,7 +11,16 @@ import numpy as np
 
 from txtrain.audio.augment import Augment
 from txtrain.audio.batch import Fill
-from txtrain.audio.clips import Clip, Recording, Waveforms, read_clips, read_notes, write_clips, write_notes
+from txtrain.audio.clips import (
+    Clip,
+    Recording,
+    Waveforms,
+    check_clips,
+    read_clips,
+    read_notes,
+    write_clips,
+    write_notes,
+)
 from txtrain.audio.ctc import frames_needed
 from txtrain.audio.mel import LogMel
 from txtrain.audio.spectrograms import Spectrograms
@@ -105,7 +114,7 @@ class AudioData(Data):
         self._for_evaluation = True
 
     def prepare(self) -> None:
-        self.open(cache.entry(self.cache_dir, self._clips_fingerprint(), self._write))
+        self.open(cache.entry(self.cache_dir, self._clips_fingerprint(), self._write, check_clips))
         if self.transcribed:
             self._prepare_transcripts()
         else:
@@ -139,9 +148,12 @@ class AudioData(Data):
             self.tokenizer.fit(texts)
             self.tokenizer.save(folder / "tokenizer.json")
 
-        self.tokenizer.load(cache.entry(self.cache_dir, name, write) / "tokenizer.json")
+        self.tokenizer.load(cache.entry(self.cache_dir, name, write, self._check_tokenizer) / "tokenizer.json")
         self._unfit.clear()
         self.clips = {split: self._whole(clips) for split, clips in self.clips.items()}
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        self.tokenizer.load(folder / "tokenizer.json")
 
     def _whole(self, clips: list[Clip]) -> list[Clip]:
         """Those that can be recognised as a whole."""

@@ -162,6 +162,14 @@ class ChatData(LanguageData):
                     validation.write(turns, conversation.place)
         self.tokenizer.save(folder / "tokenizer.json")
 
+    def check_entry(self, folder: Path) -> None:
+        self.open(folder)
+        for split, windows in self._windows.items():
+            tokens = windows.path.stat().st_size // windows.record.itemsize
+            cache.check_ends(f"{split}.rows.npy", np.load(folder / f"{split}.rows.npy")["start"], last=tokens)
+            cache.check_places(windows.places, windows.told.rows)
+            cache.check_tokens(windows.path, windows.record, self.tokenizer, tokens=tokens, field="token")
+
     def _open(self, split: str) -> RowWindows:
         return RowWindows(
             folder=self.folder,

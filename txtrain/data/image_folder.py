@@ -8,10 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import RootModel
+
 from txtrain.data import cache
 from txtrain.data.files import state
 from txtrain.data.images import Entry, ImageData
 from txtrain.data.pixels import read_image, why_unreadable
+from txtrain.data.progress import Progress
+from txtrain.data.seal import read_record
 from txtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,14 +59,18 @@ class ImageFolder(ImageData):
     def bad(self) -> dict[str, str]:
         """Files that cannot be read, and why."""
         name = cache.fingerprint(images=self.identity(), rules=RULES)
-        folder = cache.entry(self.cache_dir, name, self._read_all)
-        found: dict[str, str] = json.loads((folder / BAD).read_text(encoding="utf-8"))
-        return found
+        folder = cache.entry(self.cache_dir, name, self._read_all, read_bad)
+        return read_bad(folder)
 
     def _read_all(self, folder: Path) -> None:
         with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) + 1)) as pool:
             reasons = pool.map(why_unreadable, [entry.place for entry in self._found])
-            found = {entry.place: reason for entry, reason in zip(self._found, reasons, strict=True) if reason}
+            found = {}
+            with Progress("reading images", len(self._found), unit="images") as progress:
+                for entry, reason in zip(self._found, reasons, strict=True):
+                    progress.advance()
+                    if reason:
+                        found[entry.place] = reason
         (folder / BAD).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
     def entries(self) -> list[Entry]:
@@ -88,6 +96,14 @@ class ImageFolder(ImageData):
 
     def _named(self) -> str:
         return f"data.path={self.path}"
+
+
+class Unreadable(RootModel[dict[str, str]]):
+    """`unreadable.json`: files, and why each cannot be read."""
+
+
+def read_bad(folder: Path) -> dict[str, str]:
+    return read_record(folder / BAD, Unreadable).root
 
 
 def _entries(path: Path, key: str, held_out: bool | None = None) -> Iterable[Entry]:

@@ -9,6 +9,7 @@ from typing import Any
 from txtrain.data import cache
 from txtrain.data.base import Data, check_least
 from txtrain.data.labels import find_labels, read_labels, write_labels
+from txtrain.data.seal import Damaged
 from txtrain.errors import UserError
 
 
@@ -78,8 +79,24 @@ class LabelledData(Data):
         self.tokenizer.load(folder / "tokenizer.json")
         self.labels = read_labels(folder)
 
+    def check_entry(self, folder: Path) -> None:
+        """Reads an entry of the cache.
+
+        Raises:
+            Exception: something in it cannot be.
+        """
+        self.open(folder)
+        if not isinstance(self.labels, list) or not all(isinstance(label, str) for label in self.labels):
+            raise Damaged("labels.json is no list of names")
+        for split in ("train", "validation"):
+            self._check_split(folder, split)
+
+    @abstractmethod
+    def _check_split(self, folder: Path, split: str) -> None:
+        """The same of a split, with `tokenizer` and `labels` as they are in the entry."""
+
     def prepare(self) -> None:
-        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
+        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write, self.check_entry))
 
     def sizes(self) -> dict[str, int]:
         known = bool(self.labels)

@@ -15,6 +15,7 @@ from txtrain.data.masked import MaskedWindows, Masking
 from txtrain.data.order import permute
 from txtrain.data.packing import Windows
 from txtrain.data.rows import RowWindows
+from txtrain.data.seal import Damaged
 from txtrain.data.split import Document, Split
 from txtrain.data.template import ChatTemplate
 from txtrain.errors import UserError
@@ -150,7 +151,21 @@ class LanguageData(Data):
 
     def tokenize(self) -> None:
         """Make or find the tokens; safe to call from any number of processes at once."""
-        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
+        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write, self.check_entry))
+
+    def check_entry(self, folder: Path) -> None:
+        """Reads an entry of the cache.
+
+        Raises:
+            Exception: something in it cannot be.
+        """
+        self.open(folder)
+        for split, tokens in (("train", self.train_tokens), ("validation", self.validation_tokens)):
+            path = folder / f"{split}.bin"
+            there = path.stat().st_size // np.dtype(self.dtype).itemsize
+            if there < tokens + 1 or (there > tokens + 1 and not self._opening):
+                raise Damaged(f"{path.name} has {there} tokens, not {tokens + 1}")
+            cache.check_tokens(path, self.dtype, self.tokenizer, tokens=there)
 
     def prepare(self) -> None:
         """Make or find the tokens, and refuse those that could not be trained on."""

@@ -97,6 +97,15 @@ class TaggedText(LabelledData):
     def _encoding(self) -> dict[str, Any]:
         return {"seq_len": self.seq_len}
 
+    def _check_split(self, folder: Path, split: str) -> None:
+        ends, tokens, tags = (np.load(folder / f"{split}.{name}.npy") for name in ("ends", "tokens", "tags"))
+        count = int(ends[-1])
+        cache.check_ends(f"{split}.ends.npy", ends, last=count)
+        cache.check_numbers(f"{split}.tokens.npy", tokens.astype(np.int64), count=count, bound=self.tokenizer.id_bound)
+        cache.check_places(folder / f"{split}.places.txt", len(ends) - 1)
+        known = np.where(tags == IGNORED, 0, tags)
+        cache.check_numbers(f"{split}.tags.npy", known, count=count, bound=len(self.labels))
+
     def _write(self, folder: Path) -> None:
         train, apart = list(self.sentences()), self.validation_sentences()
         validation = list(apart) if apart is not None else []

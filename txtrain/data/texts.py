@@ -95,6 +95,15 @@ class LabelledText(LabelledData):
         text = self.tokenizer.decode(samples.first(index)[:SHOWN_TOKENS].tolist())
         return Origin(places=[samples.place(index)], text=text)
 
+    def _check_split(self, folder: Path, split: str) -> None:
+        ends, labels, pairs = (np.load(folder / f"{split}.{name}.npy") for name in ("ends", "labels", "pairs"))
+        count, tokens, dtype = len(ends) - 1, int(ends[-1, 1]), cache.token_type(self.tokenizer)
+        cache.check_ends(f"{split}.ends.npy", ends.ravel(), last=tokens)
+        cache.check_numbers(f"{split}.labels.npy", labels, count=count, bound=len(self.labels))
+        cache.check_numbers(f"{split}.pairs.npy", pairs.astype(np.int64), count=count, bound=2)
+        cache.check_places(folder / f"{split}.places.txt", count)
+        cache.check_tokens(folder / f"{split}.bin", dtype, self.tokenizer, tokens=tokens)
+
     def _write(self, folder: Path) -> None:
         train, apart = list(self.examples()), self.validation_examples()
         validation = list(apart) if apart is not None else []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from tokenizers import processors
 
 from txtrain.data import cache
@@ -16,7 +17,8 @@ from txtrain.data.buckets import Buckets
 from txtrain.data.memory import FILE as MEMORY
 from txtrain.data.memory import Memory
 from txtrain.data.order import permute
-from txtrain.data.parallel import Pair, ParallelSamples, ParallelWriter
+from txtrain.data.parallel import SIDES, Pair, ParallelSamples, ParallelWriter
+from txtrain.data.seal import Damaged, read_record
 from txtrain.data.special import DecoderTokens
 from txtrain.data.split import Split, letters, linked
 from txtrain.data.tokenizer import TARGET_FILE, Tokenizer
@@ -26,6 +28,15 @@ from txtrain.printable import short
 CHUNK = 20_000  # pairs that are encoded at a time, on all cores
 VERSION = 1  # raise it when the same fingerprint would give other files
 NAMES = {"source": "tokenizer.json", "target": TARGET_FILE}
+
+
+class PairsRecord(BaseModel):
+    """`pairs.json`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    dtype: Literal["uint16", "uint32"]
+    empty: NonNegativeInt  # pairs with nothing on one side
 
 
 class TranslationData(Data):
@@ -219,18 +230,40 @@ class TranslationData(Data):
 
     def tokenize(self) -> None:
         """Make or find the tokens; safe to call from any number of processes at once."""
-        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write))
+        self.open(cache.entry(self.cache_dir, self.fingerprint(), self._write, self.check_entry))
+
+    def check_entry(self, folder: Path) -> None:
+        """Reads an entry of the cache.
+
+        Raises:
+            Exception: something in it cannot be.
+        """
+        self.open(folder)
+        if self.with_memory and self.memory is None:
+            raise Damaged(f"{MEMORY} is gone")
+        dtype, tokenizers = read_record(folder / "pairs.json", PairsRecord).dtype, [*self.tokenizers.values()]
+        pairs = [pair for pair in self._texts if len(pair) == 2 and all(isinstance(text, str) for text in pair)]
+        if len(pairs) != len(self._texts) or len(pairs) != len(self._samples["validation"]):
+            raise Damaged("validation.jsonl has other pairs than were encoded")
+        for split in self._samples:
+            starts = np.load(folder / f"{split}.npy")
+            cache.check_places(folder / f"{split}.places.txt", len(starts) - 1)
+            for column, side in enumerate(SIDES):
+                tokens = int(starts[-1, column])
+                cache.check_ends(f"{split}.npy", starts[:, column], last=tokens)
+                path, tokenizer = folder / f"{split}.{side}.bin", tokenizers[column % len(tokenizers)]
+                cache.check_tokens(path, dtype, tokenizer, tokens=tokens)
 
     def open(self, folder: Path) -> None:
         for side, tokenizer in self.tokenizers.items():
             tokenizer.load(folder / NAMES[side])
-        record = json.loads((folder / "pairs.json").read_text())
+        record = read_record(folder / "pairs.json", PairsRecord)
         self.memory = Memory.load(folder)
-        self._empty, texts = record["empty"], folder / "validation.jsonl"
+        self._empty, texts = record.empty, folder / "validation.jsonl"
         self._texts = [tuple(json.loads(line)) for line in texts.read_text(encoding="utf-8").split("\n") if line]
-        options = {
+        options: dict[str, Any] = {
             "folder": folder,
-            "dtype": record["dtype"],
+            "dtype": record.dtype,
             "seq_len": self.seq_len,
             "start": self.decoder_tokens.start,
         }

@@ -83,12 +83,18 @@ def learn(
             texts.append([name, data.fingerprint(), listeners[name].share])
     roles = sorted({role for listener in listeners.values() for role in listener.roles})
     found = cache.fingerprint(learns=tokenizer.fingerprint(), roles=roles, texts=texts)
-    return cache.entry(cache_dir, found, write)
+    return cache.entry(cache_dir, found, write, _check)
 
 
 def learned(folder: Path) -> Pretrained:
     """What `learn` has made."""
     return Pretrained(path=str(folder))
+
+
+def _check(folder: Path) -> None:
+    for name in ("tokenizer.json", TARGET_FILE):
+        if name != TARGET_FILE or (folder / name).exists():
+            tokenizers.Tokenizer.from_file(str(folder / name))
 
 
 def _fit(tokenizer: Tokenizer, listeners: Iterable[Listener]) -> Tokenizer:
