@@ -8,8 +8,9 @@ from types import TracebackType
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from txtrain.logger.lines import LOG_ONLY, console
+from txtrain.logger.lines import LOG_ONLY
 from txtrain.printable import duration, short
+from txtrain.terminal import console
 
 INTERVAL = 1.5  # seconds between plain lines
 REFRESH = 0.25  # seconds between updates of a bar
