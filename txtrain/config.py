@@ -214,7 +214,9 @@ def find_run(resume: str, name: str) -> Path:
     parent = Path("runs", name)
     newest = newest_run(parent)
     if newest is None:
-        raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: name one by resume=PATH")
+        begun = sorted(parent.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
+        do = f"type resume={begun[-1].parent} to start that one anew" if begun else "name one by resume=PATH"
+        raise UserError(f"resume=auto finds no run with a whole checkpoint in {parent}: {do}")
     return newest
 
 

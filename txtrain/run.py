@@ -1,9 +1,11 @@
 """The run directory: all that a run leaves behind, in one folder."""
 
+import errno
 import json
 import logging
 import os
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import yaml
 from txtrain.config import remembered, saved_config, to_plain
 from txtrain.errors import UserError
 from txtrain.launch import find_launch, slurm_job, slurm_restarted
+from txtrain.owner import Owner, check_unowned
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,6 +38,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._owned = False
 
     @staticmethod
     def default(name: str) -> "RunDirectory":
@@ -69,28 +73,90 @@ class RunDirectory:
 
     def check_new(self) -> None:
         """Raises a UserError if the folder holds a run already, or could not be made or written."""
-        if (self.path / "config.yaml").exists() and not slurm_restarted():
-            raise UserError(
-                f"run_dir={self.path} holds a run already: type resume={self.path}, or name another run_dir"
-            )
+        self._check_empty()
         existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(
                 f"run_dir={self.path} cannot be written: {existing} is not a writable folder, name another run_dir"
             )
 
+    def own(self) -> None:
+        """Makes this process the only one that trains here, until it ends.
+
+        Raises:
+            UserError: another process trains here, or the folder cannot be written.
+        """
+        try:
+            Owner(self.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(_unwritable(self.path, error)) from error
+            log.warning("%s has no room for a lock (%s): start no other run in it.", self.path, error.strerror)
+        self._owned = True
+
+    def starts_anew(self) -> bool:
+        """Whether a run that is to go on was ended before its first checkpoint; whole leftovers get their names."""
+        from txtrain.saving import BASE, find_checkpoint, list_checkpoints, recover, remove
+
+        folder = self.path / "checkpoints"
+        if self._owned:
+            try:
+                recover(folder)
+            except OSError as error:
+                raise UserError(_unwritable(folder, error)) from error
+        if list_checkpoints(folder) or find_checkpoint(self.path):
+            return False
+        if self._owned:
+            remove(folder / BASE)
+        return True
+
     def create(self, config: dict[str, Any], overrides: list[str], data: "Data") -> None:
-        """Makes the folder and writes down what was asked for, what the model needs of the data, and their name."""
+        """Makes the folder and writes down what was asked for, what the model needs of the data, and their name.
+
+        The config comes last: a folder without one is no run, so one that could not be written whole is none.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-            (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
-            data.save(self.path)
-            (self.path / "data.json").write_text(json.dumps(self._record(data)) + "\n")
+            before = {file.name for file in self.path.iterdir()}
+            if not self._owned:
+                self.own()
+                self._check_empty()
+            try:
+                if "config.yaml" not in before:  # else they are those of the run that starts anew
+                    (self.path / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
+                data.save(self.path)
+                (self.path / "data.json").write_text(json.dumps(self._record(data)) + "\n")
+                self._write_config(config)
+            except OSError:
+                for file in self.path.iterdir():
+                    if file.name not in before and file.is_file():
+                        file.unlink()
+                raise
         except OSError as error:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise UserError(_unwritable(self.path, error)) from error
+
+    def _check_empty(self) -> None:
+        """Raises a UserError if another process trains in the folder, or it holds a run; an empty config is none."""
+        if not self._owned:
+            check_unowned(self.path)
+        config = self.path / "config.yaml"
+        if config.exists() and not (config.is_file() and config.stat().st_size == 0) and not slurm_restarted():
             raise UserError(
-                f"run_dir={self.path} cannot be written ({error.strerror}): name another run_dir"
-            ) from error
+                f"run_dir={self.path} holds a run already: type resume={self.path}, or name another run_dir"
+            )
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        path = self.path / "config.yaml"
+        partial = path.with_name(path.name + PARTIAL)
+        with partial.open("w") as file:
+            file.write(yaml.safe_dump(config, sort_keys=False))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
 
     def remember_end(self, config: "DictConfig") -> None:
         """For a run that goes on, perhaps longer: whatever interrupts it, it goes on to this end."""
@@ -99,10 +165,8 @@ class RunDirectory:
         lasting = remembered(saved, config)
         if lasting == saved:
             return
-        partial = path.with_name(path.name + PARTIAL)
         try:
-            partial.write_text(yaml.safe_dump(to_plain(lasting), sort_keys=False))
-            os.replace(partial, path)
+            self._write_config(to_plain(lasting))
         except OSError as error:
             log.warning("%s cannot be written (%s): resume=%s will not know the new end", path, error, self.path)
 
@@ -144,3 +208,7 @@ class RunDirectory:
         """Lets the run's other processes find the folder."""
         os.environ[ENVIRONMENT] = str(self.path)  # those that this one starts
         find_launch().tell(str(self.path))
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"run_dir={path} cannot be written ({error.strerror}): name another run_dir"

@@ -23,6 +23,7 @@ from txtrain.callbacks.description import describe_memory, describe_run
 from txtrain.data.base import Data
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
+from txtrain.owner import releasing_runs
 from txtrain.run import RunDirectory
 from txtrain.saving import checkpoint_step, read_state, resume_point
 from txtrain.start import find_trained, parts_anew, with_trained
@@ -40,6 +41,7 @@ STOPPED_BY_SPIKE = 3  # exit code
 log = logging.getLogger(__name__)
 
 
+@releasing_runs
 def train(config: DictConfig, overrides: list[str]) -> float | None:
     """Trains what a checked config describes, and returns the validation loss.
 
@@ -69,6 +71,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         if rank == 0 and not config.resume:
             run.check_new()
         checkpoint = point_to_resume(config, run) if config.resume else None
+        config.resume = config.resume if checkpoint else None
         trainer, summary = new_trainer(config, parts, strategy, run.path)
 
         seed_everything(config.seed, verbose=False)
@@ -156,8 +159,13 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
     return model
 
 
-def point_to_resume(config: DictConfig, run: RunDirectory) -> Path:
-    """The newest whole checkpoint, if there is something left to do."""
+def point_to_resume(config: DictConfig, run: RunDirectory) -> Path | None:
+    """The newest whole checkpoint, if there is something left to do; None where the run never wrote one."""
+    if rank_zero_only.rank == 0 and not config.dry_run:
+        run.own()
+    if run.starts_anew():
+        log.warning("%s was ended before its first checkpoint: it starts anew with its own config.", run.path)
+        return None
     checkpoint, last = resume_point(run.path, contents=rank_zero_only.rank == 0), config.trainer.max_steps
     step = checkpoint_step(checkpoint)
     if 0 < last <= step and run.finished_at(step):

@@ -30,6 +30,31 @@ def test_cutting_back_keeps_whole_rows_up_to_the_step(tmp_path: Path, tail: str)
     assert path.read_text() == '{"step": 1}\n{"step": 2, "a": 1}\n{"step": 2}\n'
 
 
+def test_each_damaged_byte_costs_its_row_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [f'{{"step": {step}, "train/loss": 2.{step}}}' for step in range(1, 8)]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    for position in range(len(content)):
+        for byte in (0, 0xFF, content[position] ^ 1, *b'\n\r{}"x'):
+            damaged = bytearray(content)
+            damaged[position] = byte
+            path.write_bytes(damaged)
+            Rows(path).cut_back(6)
+            row = content[:position].count(b"\n")
+            kept = path.read_text().splitlines()
+            assert [line for line in lines[:6] if line not in kept] in ([], lines[row : row + 1]), (position, byte)
+            assert all(isinstance(found["step"], int) for found in Rows(path).read())
+    assert "cannot be read and are left out" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["[]", "null", "3", '{"step": null}', '{"loss": 1}', "[" * 100_000, "\0"])
+def test_a_line_that_is_no_row_goes(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{damage}\n{{"step": 2}}\n{{"step": 3}}\n')
+    Rows(path).cut_back(2)
+    assert steps(path) == [1, 2]
+
+
 # A process whose files may not grow beyond a few rows has, to all it can see, a full disk.
 FULL = """
 import resource, signal, sys

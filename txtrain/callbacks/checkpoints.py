@@ -20,14 +20,14 @@ from txtrain.logger import LOG_ONLY
 from txtrain.saving import (
     BASE,
     BEST,
-    LAST,
     PARTIAL,
     WEIGHT,
     Part,
     Save,
     check_complete,
     checkpoint_name,
-    point,
+    link,
+    linked_step,
     prune,
     publish,
     remove,
@@ -45,7 +45,7 @@ class _Writing:
     path: Path
     weights: Mapping[str, nn.Parameter]
     step: int
-    best_before: float | None = None  # the lowest validation loss until then, if this checkpoint's is lower
+    best_before: "tuple[float, int | None] | None" = None  # the lowest loss until then, and its step, if this is lower
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -64,7 +64,8 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, *, run_dir: Path, save: Save, clock: Clock) -> None:
         self.folder, self.save, self.clock = run_dir / "checkpoints", save, clock
-        self.best = math.inf
+        self.best = math.inf  # the lowest validation loss
+        self.best_step: int | None = None  # of the checkpoint that has it
         self._step = 0
         self._due = self._stop = False
         self._unfinished: _Writing | None = None
@@ -78,6 +79,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._saved_at = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero:
+            self._link(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,18 +99,22 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, task: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        self.finish_writing(trainer)  # what failed is no best
         loss = task.validation["validation/loss"]
         if loss < self.best:
-            before, self.best = self.best, loss
+            before = self.best, self.best_step
+            self.best, self.best_step = loss, trainer.global_step
             self._write(trainer, best_before=before)
         elif self._due:
             self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        # Checkpoints of before say no step: the link, which was written after them, does.
+        self.best_step = state_dict.get("best_step", linked_step(self.folder, BEST))
 
     def _is_due(self, trainer: Trainer) -> bool:
         if is_last_step(trainer):
@@ -135,7 +142,7 @@ class Checkpoints(Checkpoint):
             if strategy.reduce_boolean_decision(strategy.writing.done()):
                 self.finish_writing(trainer)
 
-    def _write(self, trainer: Trainer, *, best_before: float | None = None) -> None:
+    def _write(self, trainer: Trainer, *, best_before: tuple[float, int | None] | None = None) -> None:
         """Writes a checkpoint, or begins to. A full disk or a lost folder does not end the training."""
         self.finish_writing(trainer)
         strategy: Any = trainer.strategy
@@ -149,7 +156,7 @@ class Checkpoints(Checkpoint):
                 if not self.save.background:
                     self.finish_writing(trainer)
             elif best_before is not None:
-                self.best = best_before
+                self.best, self.best_step = best_before
         self._due, self._saved_at = False, time.monotonic()
 
     def _write_frozen(self, trainer: Trainer) -> bool:
@@ -174,7 +181,7 @@ class Checkpoints(Checkpoint):
         )
         if not published:
             if writing.best_before is not None:
-                self.best = writing.best_before
+                self.best, self.best_step = writing.best_before
             if trainer.is_global_zero:
                 remove(writing.partial)
         return published
@@ -201,14 +208,22 @@ class Checkpoints(Checkpoint):
             write_manifest(partial, step=writing.step, parts=parts, **made_by)
             publish(partial, path)
             if path.name != BASE:
-                point(self.folder / LAST, path)
-                if writing.best_before is not None:
-                    point(self.folder / BEST, path)
-                prune(self.folder, keep=self.save.keep, newest=writing.step)
+                self._link(writing.step)
+                prune(self.folder, keep=self.save.keep, newest=writing.step, best=self.best_step)
             size, seconds = sum(part.bytes for part in parts), time.monotonic() - writing.since
             told = (path.name, size, self._seconds_to_copy, seconds)
             log.info("%s: %d bytes, copied in %.2f s, written after %.2f s", *told, extra=LOG_ONLY)
         return []
+
+    def _link(self, step: int) -> None:
+        """Writes the links that follow from what is there, which a process killed before this left behind.
+
+        A checkpoint is found without its links, so an error here is none of the checkpoint's.
+        """
+        try:
+            link(self.folder, newest=step, best=self.best_step)
+        except OSError as error:
+            log.warning("The links in %s cannot be written (%s): the newest checkpoint counts.", self.folder, error)
 
 
 def validation_follows(trainer: Trainer) -> bool:

@@ -2,11 +2,13 @@
 
 import json
 import logging
-import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from txtrain.saving import PARTIAL
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +44,33 @@ class Rows:
         return [json.loads(line) for line in self.path.read_bytes().splitlines()]
 
     def cut_back(self, step: int) -> None:
-        """Removes what was written after `step`, and what was not written to its end."""
+        """Removes what was written after `step` (all of it for a run at its start) and what cannot be read."""
         if not self.path.exists():
             return
-        end = 0
-        with self.path.open("rb+") as file:  # in place: that needs no room on a full disk
-            for line in file:
-                if not line.endswith(b"\n") or _step(line) > step:
-                    break
-                end += len(line)
-            file.truncate(end)
+        content = self.path.read_bytes()
+        kept, unreadable = list[bytes](), 0
+        for line in content.splitlines() if step else ():
+            rows = _rows_in(line)
+            kept += [row for at, row in rows if at <= step]
+            unreadable += not rows and line.strip(b"\0") != b""
+        self._replace(content, b"".join(kept))
+        if unreadable:
+            log.warning("%s: %d lines cannot be read and are left out.", self.path, unreadable)
+
+    def _replace(self, before: bytes, after: bytes) -> None:
+        """In place where only the end goes, which needs no room on a full disk; else whole or not at all."""
+        if before.startswith(after):
+            os.truncate(self.path, len(after))
+            return
+        partial = self.path.with_name(self.path.name + PARTIAL)
+        try:
+            partial.write_bytes(after)
+            os.replace(partial, self.path)
+        except OSError:  # a full disk: over what is there
+            partial.unlink(missing_ok=True)
+            with self.path.open("rb+") as file:
+                file.write(after)
+                file.truncate()
 
     def _write(self) -> None:
         try:
@@ -77,8 +96,17 @@ def _append(path: Path, data: bytes) -> None:
             raise
 
 
-def _step(line: bytes) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # what a loss of power leaves
-        return math.inf
+def _rows_in(line: bytes) -> list[tuple[float, bytes]]:
+    """The rows in a line, each with its step: one, none if it is torn or damaged, two where a line end was damaged."""
+    found = []
+    for part in re.split(rb'(?<=\})(?=.?\{"step")', line):
+        begin = part.find(b'{"step"')
+        text = part[max(begin, 0) :].decode("latin-1")
+        try:
+            row, end = json.JSONDecoder().raw_decode(text)
+            step = row["step"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if isinstance(step, int | float) and text[:end].isascii() and len(text) - end <= 1:
+            found.append((step, text[:end].encode() + b"\n"))
+    return found
