@@ -98,7 +98,10 @@ def _describe(member: Any) -> str:
 def _example(value: Any, member: Any, default: Any) -> Any:
     """A value to type instead: the literal nearest to it, the default, or any of the right type."""
     if typing.get_origin(member) is Literal:
-        literals = typing.get_args(member)
+        every = typing.get_args(member)
+        literals = [
+            literal for literal in every if f"{literal}-mixed" not in every
+        ]  # Lightning warns of the short forms
         return nearest(str(value), [str(literal) for literal in literals]) or literals[0]
     if isinstance(default, int | float | str) and default and default != -1:  # Lightning's -1 is "no limit"
         return default

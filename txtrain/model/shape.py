@@ -55,7 +55,8 @@ class Shape:
         for name in ("dim", "num_layers", "num_heads", *optional):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}=4")
+                usual = 128 if name in ("dim", "ffn_dim") else 4
+                raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}={usual}")
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 got = f"model.{name} is {getattr(self, name)}"

@@ -31,8 +31,8 @@ class Frames(Input):
         super().__init__()
         if num_mels is None or max_frames is None:
             raise ValueError(
-                "this embedding reads spectrograms, and this task has none: set embedding=default for tokens or "
-                "embedding=patches for images"
+                "this embedding reads spectrograms, and this task has none: leave embedding out (default for tokens, "
+                "patches for images)"
             )
         self.num_mels, self.max_frames = num_mels, max_frames
 

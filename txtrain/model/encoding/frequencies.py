@@ -181,10 +181,10 @@ def scaled_frequencies(scaling: str | None, *, dim: int, theta: float, **setting
             f"encoding.{name}={given[name]} has no effect with encoding.scaling={scaling or 'null'}: "
             f"set encoding.scaling={' or '.join(users)}, or leave encoding.{name} out"
         )
-    for name, example in NEEDED.items():
-        if name in names and given.get(name, 0) < 1:
-            raise ValueError(
-                f"encoding.scaling={scaling} needs encoding.{name} of at least 1, got {given.get(name)}: "
-                f"set encoding.{example}"
-            )
+    lacking = [name for name in NEEDED if name in names and given.get(name, 0) < 1]
+    if lacking:
+        needed = " and ".join(f"encoding.{name}" for name in lacking)
+        got = " and ".join(str(given.get(name)) for name in lacking)
+        example = " ".join(f"encoding.{NEEDED[name]}" for name in lacking)
+        raise ValueError(f"encoding.scaling={scaling} needs {needed} of at least 1, got {got}: set {example}")
     return kind(dim=dim, theta=theta, **given)

@@ -36,8 +36,8 @@ class Learned(Encoding):
             )
         if max_len is not None and max_len < stack.max_len:
             raise ValueError(
-                f"encoding.max_len={max_len} is less than data.seq_len={stack.max_len}: "
-                f"set encoding.max_len={stack.max_len} or leave it out"
+                f"the table of learned positions has encoding.max_len={max_len} rows, less than "
+                f"data.seq_len={stack.max_len}: set data.seq_len={max_len}"
             )
         if offset < 0:
             raise ValueError(f"encoding.offset is {offset}: give 0 or more, such as encoding.offset=2")

@@ -72,7 +72,7 @@ class LoRA:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"lora.dropout is {self.dropout}: give a probability below 1, such as lora.dropout=0.1")
         if not self.targets or not all(self.targets):
-            raise ValueError("lora.targets is empty: set lora.targets=all, or lora.rank=0 for no adapters")
+            raise ValueError("lora.targets is empty: set lora.targets=all")
         for key in ("rank_pattern", "alpha_pattern"):
             for target, value in getattr(self, key).items():
                 if value <= 0:
