@@ -34,7 +34,7 @@ RUN = [
     *("trainer.accelerator=cpu", "trainer.devices=1", "trainer.max_steps=300", "trainer.log_every_n_steps=1"),
     *("trainer.val_check_interval=50", "trainer.limit_val_batches=2", "save.every=3", "logger=none"),
 ]
-MEASURED = ("train/tokens_per_second", "train/memory_bytes")
+MEASURED = ("train/tokens_per_second", "train/memory_bytes", "seconds")
 
 
 class Stress:

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def rows(run: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("train/tokens_per_second", "train/memory_bytes")
+    timed = ("train/tokens_per_second", "train/memory_bytes", "seconds")
     return [{name: value for name, value in row.items() if name not in timed} for row in found]
 
 

@@ -93,7 +93,7 @@ def end_of(run_dir: Path, *, step: int = 12) -> dict[str, torch.Tensor]:
 
 def rows(run_dir: Path) -> list[dict[str, float]]:
     found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    measured = ("train/tokens_per_second", "train/memory_bytes")
+    measured = ("train/tokens_per_second", "train/memory_bytes", "seconds")
     return [{name: value for name, value in row.items() if name not in measured} for row in found]
 
 

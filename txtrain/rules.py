@@ -12,7 +12,8 @@ from txtrain.model.norm.sandwich import SandwichNormWiring
 
 DROPOUT_AFTER_NORM = "dropout after the outer norm"
 DYNAMIC_BY_SEQUENCE = "dynamic NTK of each sequence"
-RULES = (DROPOUT_AFTER_NORM, DYNAMIC_BY_SEQUENCE)
+UNITS_READ = "units that the model reads"
+RULES = (DROPOUT_AFTER_NORM, DYNAMIC_BY_SEQUENCE, UNITS_READ)
 """Names of the rules that a checkpoint was made under; those that it lacks it was made before."""
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ class Stop(Callback):
 def rows(run_dir: Path) -> list[dict[str, float]]:
     """metrics.jsonl without what depends on time and machine."""
     found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    measured = ("train/tokens_per_second", "train/memory_bytes")
+    measured = ("train/tokens_per_second", "train/memory_bytes", "seconds")
     return [{name: value for name, value in row.items() if name not in measured} for row in found]
 
 

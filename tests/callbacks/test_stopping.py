@@ -32,7 +32,7 @@ class Tell(Callback):
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
-    measured = ("train/tokens_per_second", "train/memory_bytes")
+    measured = ("train/tokens_per_second", "train/memory_bytes", "seconds")
     found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in measured} for row in found]
 

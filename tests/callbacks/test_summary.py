@@ -106,7 +106,7 @@ def test_a_resumed_run_has_the_whole_time_and_the_outcome_of_what_was_done(tmp_p
     again = finish(run)
     for name in ("validation_loss", "train_loss", "steps", "tokens", "sample"):
         assert again[name] == first[name]
-    assert again["wall_seconds"] > run.summary._seconds_before > 0
+    assert again["wall_seconds"] > run.summary.metrics.clock.seconds_before > 0
 
 
 def test_parameters_are_counted_once_and_sharded_ones_whole() -> None:

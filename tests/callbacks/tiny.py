@@ -27,6 +27,7 @@ class TinyTask(LightningModule):
 
     model_class = Decoder
     writes_text = True
+    unit = "tokens"
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,8 +75,8 @@ class TinyTask(LightningModule):
     def step_loss(self) -> float:
         return self.step_sum / self.step_tokens
 
-    def flops_per_token(self, length: int) -> float:
-        return 6.0 * sum(weight.numel() for weight in self.model.parameters())
+    def flops(self, batch: dict[str, Tensor]) -> float:
+        return 6.0 * batch["tokens"].numel()
 
     def on_validation_epoch_start(self) -> None:
         self.losses = torch.zeros(0)
@@ -113,6 +114,7 @@ class Windows:
 class Letters:
     end_of_text = VOCABULARY - 1
     vocab_size = VOCABULARY
+    opening: tuple[int, ...] = ()
 
     def decode(self, tokens: list[int]) -> str:
         return "".join("abcdefghij\n"[token] for token in tokens)

@@ -158,7 +158,7 @@ def test_two_devices_count_as_one_does(sounds, tmp_path, task, strategy):
     train(*command(sounds, task, tmp_path / "one", *options, "trainer.max_steps=3", "save.every=1000"))
     two = launched(sounds, task, tmp_path / "two", *options, "trainer.devices=2", *f"strategy={strategy}".split())
     for mine, other in zip(rows(tmp_path / "one"), two, strict=True):
-        numbers = {name for name in mine if name.startswith("validation") or name in ("train/loss", "train/tokens")}
+        numbers = {name for name in mine if name.startswith("validation") or name in ("train/loss", "train/frames")}
         assert {n: other[n] for n in numbers} == pytest.approx({n: mine[n] for n in numbers}, rel=1e-5)
 
 

@@ -126,7 +126,7 @@ def folder(tmp_path, monkeypatch):
 
 def rows(run):
     found = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
-    timed = ("tokens_per_second", "memory_bytes", "mfu")
+    timed = ("images_per_second", "memory_bytes", "mfu", "seconds")
     return [{key: value for key, value in row.items() if not key.endswith(timed)} for row in found]
 
 

@@ -11,12 +11,19 @@ class Clock:
     """Seconds spent training: it stands still while a run validates, samples or saves."""
 
     def __init__(self) -> None:
+        self.seconds_before = 0.0  # of the runs that this one goes on from
+        self._began = time.monotonic()
         self._elapsed = 0.0
         self._since: float | None = None
 
     @property
     def seconds(self) -> float:
         return self._elapsed + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @property
+    def run_seconds(self) -> float:
+        """Since the run began, with all that is no training, and the time before a resume."""
+        return self.seconds_before + time.monotonic() - self._began
 
     def start(self) -> None:
         if self._since is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.hardware import peak_flops, peak_memory
@@ -29,15 +30,17 @@ class Metrics(Callback):
         self.rows, self.clock = Rows(run_dir / "metrics.jsonl"), clock
         self.train: dict[str, float] = {}
         self.validation: dict[str, float] = {}
-        self.warm: tuple[int, float] | None = None  # tokens and seconds after the first step, which also compiles
+        self.unit = "tokens"  # of what the model reads
+        self.warm: tuple[int, float] | None = None  # units read and seconds after the first step, which also compiles
         self.wandb_id: str | None = None
         self._step = 0
         self._rate = 0.0
         self._latest = (0, 0.0)
         self._peak_flops: float | None = None
+        self._flops: float | Tensor = 0.0  # of this process since the row before
 
     def on_train_start(self, trainer: Trainer, task: Any) -> None:
-        self._step = trainer.global_step
+        self._step, self.unit = trainer.global_step, task.unit
         if trainer.is_global_zero:
             self.rows.cut_back(self._step)
             rows = self.rows.read() if self._step else []
@@ -51,13 +54,15 @@ class Metrics(Callback):
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # of this step: the schedule moves on at its end
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._peak_flops is not None:
+            self._flops = self._flops + task.flops(batch)
         if not new_step(trainer, self._step):
             return
         self._step = trainer.global_step
         if self.warm is None:
             self.warm = (int(task.tokens_seen), self.clock.seconds)
         if is_log_step(trainer):
-            self.train = self._measure(trainer, task, length=task.length(batch))
+            self.train = self._measure(trainer, task)
             self._write(trainer, self.train)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,30 +94,45 @@ class Metrics(Callback):
         self.train, self.validation = state_dict["train"], state_dict["validation"]
         self.wandb_id = state_dict["wandb_id"]
 
-    def tokens_per_second(self) -> float | None:
+    def units_per_second(self) -> float | None:
         """Over all of training in this process but its first step, if it made more than one."""
-        tokens, seconds = self._latest
-        if self.warm is None or tokens == self.warm[0]:
-            return self.train.get("train/tokens_per_second")
-        return (tokens - self.warm[0]) / max(seconds - self.warm[1], 1e-9)
+        read, seconds = self._latest
+        if self.warm is None or read == self.warm[0]:
+            return self.train.get(f"train/{self.unit}_per_second")
+        return (read - self.warm[0]) / max(seconds - self.warm[1], 1e-9)
 
-    def _measure(self, trainer: Trainer, task: Any, *, length: int) -> dict[str, float]:
+    def _measure(self, trainer: Trainer, task: Any) -> dict[str, float]:
         loss = task.step_loss()  # waits for the GPU, so the clock below has seen all work done
         memory = torch.tensor(peak_memory(task.device), dtype=torch.int64, device=task.device)
         memory = trainer.strategy.reduce(memory, reduce_op="max")
-        tokens, seconds = int(task.tokens_seen), self.clock.seconds
-        speed = (tokens - self._latest[0]) / max(seconds - self._latest[1], 1e-9)
-        self._latest = (tokens, seconds)
+        read, seconds = int(task.tokens_seen), self.clock.seconds
+        elapsed = max(seconds - self._latest[1], 1e-9)
+        speed = (read - self._latest[0]) / elapsed
+        self._latest = (read, seconds)
         row = {"train/loss": loss, "train/lr": self._rate}
         if task.grad_norm is not None:
             row["train/grad_norm"] = float(task.grad_norm)
-        row |= {"train/tokens_per_second": speed, "train/memory_bytes": int(memory), "train/tokens": tokens}
+        row |= {
+            f"train/{self.unit}_per_second": speed,
+            "train/memory_bytes": int(memory),
+            f"train/{self.unit}": read,
+        }
         if self._peak_flops is not None:
-            row["train/mfu"] = speed * task.flops_per_token(length) / self._peak_flops
+            flops = torch.as_tensor(self._flops, dtype=torch.float32, device=task.device)
+            flops = trainer.strategy.reduce(flops, reduce_op="sum")
+            row["train/mfu"] = float(flops) / elapsed / self._peak_flops
+            self._flops = 0.0
         return row
+
+    def _when(self, trainer: Trainer) -> dict[str, float]:
+        """Epochs done, and seconds since the run began with those before a resume."""
+        in_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        epoch = {"epoch": round(trainer.global_step / in_epoch, 4)} if 0 < in_epoch < math.inf else {}
+        return {**epoch, "seconds": round(self.clock.run_seconds, 3)}
 
     def _write(self, trainer: Trainer, row: dict[str, float]) -> None:
         step = trainer.global_step
+        row = {**row, **self._when(trainer)}
         if trainer.is_global_zero:
             self.rows.append({"step": step, **without_nan(row)})
         for logger in trainer.loggers:

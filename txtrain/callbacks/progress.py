@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress(Callback):
-    """Loss, tokens per second and time left, after each logged step.
+    """Loss, speed and time left, after each logged step.
 
     Args:
         metrics: where the numbers come from.
@@ -116,7 +116,8 @@ class Progress(Callback):
     def _describe(self) -> str:
         row = self.metrics.train
         parts = [f"loss {row['train/loss']:.4f}", f"lr {row['train/lr']:.2e}"]
-        parts.append(f"{short(row['train/tokens_per_second'])} tokens/s")
+        unit = self.metrics.unit
+        parts.append(f"{short(row[f'train/{unit}_per_second'])} {unit}/s")
         if "train/mfu" in row:
             parts.append(f"mfu {row['train/mfu']:.0%}")
         if self._total is not None:

@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,6 @@ class Summary(Callback):
     ) -> None:
         self.run_dir, self.config, self.metrics, self.samples, self.spikes = run_dir, config, metrics, samples, spikes
         self.origin: dict[str, str] = {}  # lines about where the weights come from, printed first
-        self._seconds_before = 0.0  # of the runs that this one goes on from
-        self._since = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -62,10 +59,10 @@ class Summary(Callback):
             self.finish(trainer, pl_module, state="failed", stopped=reason.splitlines()[0])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"wall_seconds": self._wall_seconds()}
+        return {"wall_seconds": self.metrics.clock.run_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seconds_before = state_dict["wall_seconds"]
+        self.metrics.clock.seconds_before = state_dict["wall_seconds"]
 
     def describe(self, trainer: Any, task: Any) -> dict[str, str]:
         """The run in words, by line."""
@@ -104,7 +101,7 @@ class Summary(Callback):
         return outcome
 
     def outcome(self, trainer: Trainer, task: Any) -> dict[str, Any]:
-        train = self.metrics.train
+        train, unit = self.metrics.train, self.metrics.unit
         validation = {name.removeprefix("validation/"): value for name, value in self.metrics.validation.items()}
         total, trainable = parameter_counts(task.model) if task.model is not None else (None, None)
         return {
@@ -113,12 +110,12 @@ class Summary(Callback):
             "train_loss": train.get("train/loss"),
             "steps": trainer.global_step,
             "skipped_steps": self.spikes.skipped_steps,
-            "tokens": int(task.tokens_seen),
-            "tokens_per_second": self.metrics.tokens_per_second(),
+            unit: int(task.tokens_seen),
+            f"{unit}_per_second": self.metrics.units_per_second(),
             "peak_memory_bytes": train.get("train/memory_bytes"),
             "parameters": total,
             "trainable_parameters": trainable,
-            "wall_seconds": round(self._wall_seconds(), 3),
+            "wall_seconds": round(self.metrics.clock.run_seconds, 3),
             "sample_before": self.samples.text_before,
             "sample": self.samples.text,
             **task.report(),
@@ -128,8 +125,9 @@ class Summary(Callback):
         numbers, steps = {name: value for name, value in outcome.items() if value is not None}, outcome["steps"]
         told = {name: f"{number:.4f}" for name, number in numbers.items() if name in self._measures()}
         told |= {name: f"{numbers[name]:,}" for name in ("parameters", "trainable_parameters") if name in numbers}
-        if "tokens_per_second" in numbers:
-            told["tokens_per_second"] = short(numbers["tokens_per_second"])
+        speed = f"{self.metrics.unit}_per_second"
+        if speed in numbers:
+            told[speed] = short(numbers[speed])
         if "peak_memory_bytes" in numbers:
             told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
         told["time"] = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
@@ -157,9 +155,6 @@ class Summary(Callback):
             return {}
         found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
         return {"checkpoints": ", ".join(found), "go on": command_to_go_on(self.run_dir, longer)}
-
-    def _wall_seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._since
 
 
 def command_to_go_on(run_dir: Path, longer: str | None = None) -> str:

@@ -17,9 +17,12 @@ from txtrain.errors import UserError
 RESULTS = {
     "validation_loss": "validation loss",
     "tokens_per_second": "tokens/s",
+    "images_per_second": "images/s",
+    "frames_per_second": "frames/s",
     "peak_memory_bytes": "peak memory",
     "trainable_parameters": "trainable parameters",
 }
+SPEEDS = tuple(key for key in RESULTS if key.endswith("_per_second"))
 
 # How a process ends that was told to, or that nobody let end: it did nothing wrong, so it goes on when the sweep does.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL)
@@ -185,10 +188,13 @@ class Sweep:
         return " ".join([str(job.number), *own])
 
     def rows(self) -> list[dict[str, Any]]:
+        """What sweep.csv says of each job; of speeds, those of the units that some job counts."""
+        counted = {key for key in SPEEDS if any(key in job.summary for job in self.jobs)} or {SPEEDS[0]}
+        results = [key for key in RESULTS if key not in SPEEDS or key in counted]
         return [
             {"job": job.number}
             | {key: job.overrides.get(key) for key in self.changed()}
-            | {key: job.summary.get(key) for key in RESULTS}
+            | {key: job.summary.get(key) for key in results}
             | {"state": job.state, "log": job.log}
             for job in self.jobs
         ]

@@ -77,7 +77,9 @@ class AudioSamples:
         batch = stack(
             [clips.get(row) for row in range(len(index))], num_mels=self.features.num_mels, max_frames=self.max_frames
         )
-        return batch | {"targets": self._targets(index), "index": torch.from_numpy(index)}
+        number = torch.from_numpy(index)
+        read = batch["lengths"] * (number != PADDING)
+        return batch | {"targets": self._targets(index), "index": number, "num_tokens": read}
 
     def _waveform(self, index: int, random: np.random.Generator) -> Tensor:
         waveform, place = to_floats(self.waveforms[index]), 0.5

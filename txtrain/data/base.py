@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from lightning import LightningDataModule
 
-from txtrain.data.loader import EvaluationLoader, Samples, StepLoader
-from txtrain.data.order import Order, Shuffled
+from txtrain.data.loader import EvaluationLoader, Samples, StepLoader, units_read
+from txtrain.data.order import Order, Shuffled, samples_of_step
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 
@@ -187,6 +188,19 @@ class Data(LightningDataModule):
     def steps_in_epoch(self) -> int:
         """Optimizer steps in a pass over the training samples, on any number of devices."""
         return self.order(self.samples("train"), seed=self.seed).steps
+
+    def units_read(self, steps: int) -> int:
+        """How much the model reads in the first steps of a run, computed from the samples."""
+        samples = self.samples("train")
+        order, varies = self.order(samples, seed=self.seed), getattr(samples, "augment", None) is not None
+        known, total = np.full(len(samples), -1, dtype=np.int64), 0
+        for step in range(1, steps + 1):
+            epoch, _, index = samples_of_step(order, step)
+            unknown = index if varies else index[known[index] < 0]
+            if len(unknown):
+                known[unknown] = units_read(samples.batch(unknown, epoch)).numpy()
+            total += int(known[index].sum())
+        return total
 
     def batch_told(self, devices: int) -> str:
         """What a step sees, in words."""

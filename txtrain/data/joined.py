@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from txtrain.data.interleave import Numbers
-from txtrain.data.loader import Batch, Samples
-from txtrain.data.packing import IGNORED, PADDING
+from txtrain.data.loader import Batch, Samples, units_read
+from txtrain.data.packing import PADDING
 from txtrain.errors import UserError
 
 
@@ -99,6 +99,5 @@ def _counts(rows: Sequence[NDArray[np.int64]], batches: Sequence[Batch], size: i
     """`num_tokens` (B,), which are the targets where a batch does not say otherwise."""
     counts = torch.zeros(size, dtype=torch.int64)
     for row, batch in zip(rows, batches, strict=True):
-        own = (batch["targets"] != IGNORED).flatten(1).sum(1) if "num_tokens" not in batch else batch["num_tokens"]
-        counts[torch.from_numpy(row)] = own.to(torch.int64)
+        counts[torch.from_numpy(row)] = units_read(batch).to(torch.int64)
     return counts

@@ -29,11 +29,20 @@ class Samples(Protocol):
         """The samples with these indices, an empty row with no valid target for `PADDING`.
 
         What is random in a sample follows from its index and the epoch alone; evaluation is epoch 0. `num_tokens` (B,)
-        says how many tokens of each are no padding, where these are more than its targets.
+        says how much of each the model reads, in tokens or frames without padding, where that is not as many as its
+        targets.
 
         A set whose samples may differ in shape from those of another also has a mapping `filled`: what stands in a
         tensor, by its name, where it has nothing and another one has.
         """
+
+
+def units_read(batch: Batch) -> Tensor:
+    """How much of each sample (B,) the model reads: as much as it has targets, unless the batch says otherwise."""
+    if "num_tokens" in batch:
+        return batch["num_tokens"]
+    valid = batch["targets"] != IGNORED
+    return valid.flatten(1).sum(1) if valid.dim() > 1 else valid
 
 
 class StepLoader:
@@ -142,7 +151,9 @@ class _Steps(Dataset[list[Batch]]):
     def __getitem__(self, step: int) -> list[Batch]:
         batches = [self.samples.batch(rows, self.epoch) for rows in self.rows(self.epoch, step)]
         targets = [(batch["targets"] != IGNORED).sum() for batch in batches]
-        read = [batch.pop("num_tokens", own).sum() for batch, own in zip(batches, targets, strict=True)]
+        read = [units_read(batch).sum() for batch in batches]
+        for batch in batches:
+            batch.pop("num_tokens", None)
         sums = {"step_tokens": torch.stack(targets).sum(), "step_read": torch.stack(read).sum()}
         return [batch | sums for batch in batches]
 

@@ -100,6 +100,7 @@ class MaskedWindows:
             self._row(int(i), text[:-1][keep[:-1]], epoch) for i, text, keep in zip(index, texts, real, strict=True)
         ]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]} | {"index": index.astype(np.int64)}
+        batch["num_tokens"] = batch["padding"].sum(1)
         if batch["padding"].all():
             del batch["padding"]  # without it attention may run its fastest kernel
         if self.windows.packing == "documents":

@@ -120,4 +120,5 @@ class ParallelSamples:
             source[row, : len(read)], padding[row, : len(read)] = read, True
             tokens[row, 1 : len(written)], targets[row, : len(written)] = written[:-1], written
         batch = {"source": source, "source_padding": padding, "tokens": tokens, "targets": targets}
+        batch["num_tokens"] = (padding.sum(1) + (targets != IGNORED).sum(1)) * (index != PADDING)
         return {name: torch.from_numpy(array) for name, array in (batch | {"index": index.astype(np.int64)}).items()}

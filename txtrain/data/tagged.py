@@ -212,6 +212,7 @@ class TaggedSamples:
             if i != PADDING:
                 tags = self._tags[self._ends[i] : self._ends[i + 1]]
                 targets[row, 1 : 1 + len(tags)] = tags
+        batch["num_tokens"] = batch["padding"].sum(1)
         return batch | {"targets": torch.from_numpy(targets), "index": torch.from_numpy(index.astype(np.int64))}
 
     def tokens(self, index: int) -> NDArray[np.int64]:

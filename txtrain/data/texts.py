@@ -174,6 +174,7 @@ class LabelledSamples:
         rows = [None if i == PADDING else (self.first(i), self.second(i)) for i in index.tolist()]
         batch = self.rows.batch(rows, types=bool(self._pairs.any()))
         batch["targets"] = torch.from_numpy(np.where(index == PADDING, IGNORED, self.labels[index]))
+        batch["num_tokens"] = batch["padding"].sum(1)
         batch["index"] = torch.from_numpy(index.astype(np.int64))
         return batch
 

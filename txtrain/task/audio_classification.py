@@ -23,6 +23,7 @@ class AudioClassification(Classification):
     content: ClassVar[str] = "labelled sound"
     predictor: ClassVar[type[Predictor] | None] = SoundLabeller
     told: ClassVar[int] = 8
+    unit: ClassVar[str] = "frames"
     view: ClassVar[type[View]] = SoundView
 
     def logits(self, batch: Batch) -> Tensor:

@@ -1,5 +1,6 @@
 """The only LightningModule: builds the model, counts the loss exactly, and validates exactly."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
@@ -16,16 +17,19 @@ from txtrain.data.order import fair_sample
 from txtrain.errors import UserError
 from txtrain.model.block import Block
 from txtrain.model.checkpointing import CheckpointingPolicy
+from txtrain.model.flops import Flow, embedding_flops, head_flops, stack_flops
 from txtrain.model.head import IGNORED, Loss, widest_float
 from txtrain.model.lora import LoRA, adapters
 from txtrain.plots.view import View
 from txtrain.predict.predictor import Predictor
-from txtrain.rules import RULES, warn_of_new_rules
+from txtrain.rules import RULES, UNITS_READ, warn_of_new_rules
 from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, made_once, shard
 
 Batch = dict[str, Tensor]
+
+log = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):
@@ -59,6 +63,8 @@ class Task(LightningModule):
     model_groups: ClassVar[tuple[str, ...]] = ("embedding", "head", "encoding", "norm", "attention", "ffn")
     content: ClassVar[str] = "text"  # of the samples that it reads
     targets: ClassVar[str] = "tokens"  # what is counted of them, in words
+    counts_targets: ClassVar[bool] = False  # whether it reads as many units as it has targets, or data count them
+    unit: ClassVar[str] = "tokens"  # what the model reads, as speeds and totals count it
     writes_text: ClassVar[bool] = False  # token by token
     takes_prompt: ClassVar[bool] = False  # for the samples that it writes in training
     told: ClassVar[int] = 1  # samples that a line of the log has room for
@@ -87,7 +93,7 @@ class Task(LightningModule):
         self.base: dict[str, str | None] | None = None
         self.merged: Set[str] = frozenset()  # names of frozen weights that change as adapters are merged into them
         self.grad_norm: Tensor | None = None
-        self.tokens_seen: int | Tensor = 0
+        self.tokens_seen: int | Tensor = 0  # or images or frames, by `unit`
         self.validation: dict[str, float] = {}
         self._part: int | None = None  # the data set that is validated, by its number
         self.validation_targets = 0
@@ -184,19 +190,17 @@ class Task(LightningModule):
         """Of the sequences that the model reads."""
         return batch["tokens"].size(1)
 
-    def flops_per_token(self, length: int) -> float:
-        """Multiply-adds ×2 of forward and backward for one token in a sequence of `length` (PaLM, appendix B).
+    def flops(self, batch: Batch) -> Tensor | float:
+        """Operations of forward and backward for a micro-batch, padding included (`txtrain.model.flops`)."""
+        model: Any = self.model
+        flow = Flow(rows=len(batch["targets"]), length=self.length(batch))
+        frames = batch["frames"].size(1) if "frames" in batch else 0
+        total = embedding_flops(model.embedding, flow, frames) + stack_flops(model.stack, flow)
+        return total + self.scored(batch) * head_flops(model.head, 1, trained=flow.trained)
 
-        A frozen matrix needs no gradient of its own, only that of its input.
-        """
-        total = 0.0
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear):
-                total += (6 if module.weight.requires_grad else 4) * module.in_features * module.out_features
-            if isinstance(module, Block):
-                seen = min(length, module.attention.window or length)
-                total += 12 * seen * module.attention.q_proj.out_features
-        return total
+    def scored(self, batch: Batch) -> Tensor | int:
+        """How many vectors the head reads."""
+        return batch["tokens"].numel()
 
     # One optimizer step
 
@@ -304,7 +308,7 @@ class Task(LightningModule):
         checkpoint["rules"] = list(RULES)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.tokens_seen = checkpoint["tokens_seen"]
+        self.tokens_seen = self._recount(checkpoint)
         if self.global_rank == 0:
             warn_of_new_rules(checkpoint.get("rules", ()), self.model)
         if self.base is not None and self.global_rank == 0 and self.base["sha256"] != checkpoint["base"]["sha256"]:
@@ -312,6 +316,21 @@ class Task(LightningModule):
                 f"the weights in {self.base['path']} are not those that the adapters were trained on (their SHA-256 "
                 "differs): put these back, or start a new run"
             )
+
+    def _recount(self, checkpoint: dict[str, Any]) -> int:
+        """How much the model has read, which checkpoints of some tasks once counted by targets."""
+        counted: int = checkpoint["tokens_seen"]
+        if UNITS_READ in checkpoint.get("rules", ()) or self.counts_targets:
+            return counted
+        counted = self.trainer.datamodule.units_read(checkpoint["global_step"])
+        if self.global_rank == 0:
+            log.warning(
+                "train/%s now counts all that the model reads but padding, and this run counted targets: "
+                "it goes on from %d, which is what was read so far.",
+                self.unit,
+                counted,
+            )
+        return counted
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value.clone(), reduce_op="sum")

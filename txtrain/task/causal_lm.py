@@ -24,6 +24,7 @@ class CausalLM(Task):
     model_class = Decoder
     writes_text = True
     takes_prompt = True
+    counts_targets = True
     view: ClassVar[type[View]] = TextView
 
     def logits(self, batch: Batch) -> Tensor:

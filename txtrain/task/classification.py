@@ -60,9 +60,8 @@ class Classification(Task):
         recall = {label: share for label, share in zip(labels, found, strict=True) if not math.isnan(share)}
         return {"recall_by_label": recall, "labels": list(labels), "confusions": counts.tolist()}
 
-    def flops_per_token(self, length: int) -> float:
-        """For one sample: each target has a sequence of its own."""
-        return super().flops_per_token(length) * length
+    def scored(self, batch: Batch) -> int:
+        return len(batch["targets"])
 
     def _losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return self.loss(logits[:, None], targets[:, None])

@@ -27,6 +27,8 @@ class ImageClassification(Classification):
     content: ClassVar[str] = "labelled images"
     predictor: ClassVar[type[Predictor] | None] = ImageLabeller
     told: ClassVar[int] = 8
+    unit: ClassVar[str] = "images"
+    counts_targets: ClassVar[bool] = True
     view: ClassVar[type[View]] = ImageView
 
     def logits(self, batch: Batch) -> Tensor:

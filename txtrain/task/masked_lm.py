@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead, EncoderWithPairs
+from txtrain.model.flops import head_flops, trains
 from txtrain.model.head import IGNORED, widest_float
 from txtrain.plots.view import TextView, View
 from txtrain.predict.masked import MaskFiller, PairMaskFiller
@@ -54,11 +55,8 @@ class MaskedLM(Task):
         accuracy = (sums["right"].double() / sums["targets"]).item()
         return found | {"perplexity": perplexity, "accuracy": accuracy}
 
-    def flops_per_token(self, length: int) -> float:
-        """For one masked token: the body reads all others with it, and the head scores it alone."""
-        layers = [module for name, module in self.model.named_modules() if name.startswith("head.")]
-        head = 6 * sum(module.weight.numel() for module in layers if isinstance(module, nn.Linear))
-        return (super().flops_per_token(length) - head) / self.data.masking.rate + head
+    def scored(self, batch: Batch) -> Tensor:
+        return (batch["targets"] != IGNORED).sum()
 
     def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (N, V) and targets (N,) of the N masked tokens."""
@@ -92,6 +90,11 @@ class MaskedPairs(MaskedLM):
         objective, entropy = self.loss(logits[None], targets[None])
         weight = (batch["targets"] != IGNORED).sum(1)
         return objective + (self._entropies(pairs, batch) * weight).sum(), entropy
+
+    def flops(self, batch: Batch) -> Tensor | float:
+        model: Any = self.model
+        trained = trains(self.model.parameters())
+        return super().flops(batch) + head_flops(model.pairs, len(batch["targets"]), trained=trained)
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         logits, targets, pairs = self._both(batch)

@@ -31,6 +31,7 @@ class SpeechRecognition(Task):
     content = "transcribed sound"
     predictor: ClassVar[type[Predictor] | None] = Transcriber
     told: ClassVar[int] = 3
+    unit: ClassVar[str] = "frames"
     view: ClassVar[type[View]] = SoundView
 
     def __init__(self, **rest: Any) -> None:
@@ -96,6 +97,9 @@ class SpeechRecognition(Task):
             "cer": (sums["character_edits"] / sums["characters"]).item(),
         }
         return super().metrics(sums) | rates
+
+    def scored(self, batch: Batch) -> int:
+        return len(batch["frames"]) * self.length(batch)
 
     def length(self, batch: Batch) -> int:
         return self.model.num_vectors(batch["frames"].size(1))

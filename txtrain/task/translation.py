@@ -9,6 +9,7 @@ from torch import Tensor
 
 from txtrain.generate.translate import InStep, Translator
 from txtrain.model import EncoderDecoder
+from txtrain.model.flops import Flow, embedding_flops, head_flops, stack_flops
 from txtrain.plots.view import PairView, View
 from txtrain.predict.predictor import Predictor
 from txtrain.predict.translating import TextTranslator
@@ -55,6 +56,15 @@ class Translation(Task):
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.loss(self.logits(batch), batch["targets"])
+
+    def flops(self, batch: Batch) -> float:
+        assert isinstance(self.model, EncoderDecoder)
+        encoder, decoder = self.model.encoder, self.model.decoder
+        source = Flow(rows=len(batch["source"]), length=batch["source"].size(1))
+        target = Flow(rows=len(batch["tokens"]), length=batch["tokens"].size(1))
+        total = embedding_flops(encoder.embedding, source) + stack_flops(encoder.stack, source)
+        total += embedding_flops(decoder.embedding, target) + stack_flops(decoder.stack, target, source)
+        return total + head_flops(decoder.head, target.vectors, trained=target.trained)
 
     def examples(self, index: Sequence[int]) -> list[Example]:
         data = self.data
