@@ -55,19 +55,18 @@ def test_formats(tmp_path, kind, compression):
     assert list(read_documents(file, "body")) == expected
 
 
-@pytest.mark.parametrize("kind, builder", [(".jsonl", "from_text"), (".parquet", "from_parquet")])
-def test_rows_are_streamed_by_datasets(tmp_path, kind, builder, monkeypatch):
+def test_rows_are_streamed_by_datasets(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    real = getattr(datasets.IterableDataset, builder)
+    real = datasets.IterableDataset.from_parquet
     streams = []
 
     def spy(*arguments, **options):
         streams.append(real(*arguments, **options))
         return streams[-1]
 
-    monkeypatch.setattr(datasets.IterableDataset, builder, spy)
-    file = tmp_path / f"texts{kind}"
-    file.write_bytes(content(kind, "body", tmp_path))
+    monkeypatch.setattr(datasets.IterableDataset, "from_parquet", spy)
+    file = tmp_path / "texts.parquet"
+    file.write_bytes(content(".parquet", "body", tmp_path))
     assert list(read_documents(file, "body")) == ROWS
     assert streams
     assert all(type(stream) is datasets.IterableDataset for stream in streams)

@@ -2,8 +2,8 @@
 
 import gzip
 import io
-import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,10 +12,11 @@ from functools import partial
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
+from txtrain.data.lines import MARK, decode, parse_json, split_lines
 from txtrain.errors import UserError
 
 DOCUMENTS = (".txt", ".md", ".jsonl", ".parquet")
@@ -57,6 +58,8 @@ def find_files(
                 f"{key}: {file} has the unknown extension {kind(file)}: give {', '.join(kinds)} "
                 f"(or {', '.join(COMPRESSED)} of them){rename}"
             )
+        if not file.is_file():
+            raise UserError(f"{key}: {file} is no regular file, and it is read more than once: give a file")
         if not os.access(file, os.R_OK):
             raise UserError(f"{key}: {file} may not be read: give a file that you have the right to read")
     return files
@@ -71,6 +74,34 @@ def state(files: list[Path]) -> list[tuple[str, int, int]]:
     """What tells that a file has changed."""
     stats = [(file, file.stat() if file.exists() else file.lstat()) for file in files]  # a link may lead nowhere
     return [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+
+
+BEGINS_WITH_MARK = re.compile(rb"\A" + MARK)
+
+
+def read_anew(files: list[Path], otherwise: re.Pattern[bytes] = BEGINS_WITH_MARK) -> dict[str, int]:
+    """For an identity: files that an earlier version read in another way get another name in the cache.
+
+    Args:
+        files: of text.
+        otherwise: what was read in another way; by default the mark that a file may begin with.
+    """
+    most = len(MARK) if otherwise is BEGINS_WITH_MARK else -1
+
+    def found(file: Path) -> bool:
+        with readable(file), open_file(file) as stream:
+            return otherwise.search(stream.read(most)) is not None
+
+    return {"lines": 2} if any(map(found, files)) else {}
+
+
+def walk(folder: Path) -> list[Path]:
+    """All below a folder that is none itself, in order; what is hidden is passed over, as is what is in it."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def read_documents(file: Path, field: str) -> Iterator[str]:
@@ -91,11 +122,12 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
         yield from _read_jsonl(file)
 
 
-def read_lines(file: Path) -> Iterator[str]:
-    """The lines of a text, which only a line feed ends, with or without a carriage return before it."""
-    with readable(file), open_file(file) as stream, io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            yield line.rstrip("\r\n")
+def read_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Where each line of a text is, in words, and the line."""
+    with readable(file), open_file(file) as stream:
+        for number, line in split_lines(stream):
+            place = f"{file} line {number}"
+            yield place, decode(line, place)
 
 
 @contextmanager
@@ -113,7 +145,7 @@ def readable(file: Path) -> Iterator[None]:
 def _expand(path: str, key: str, kinds: tuple[str, ...]) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir():
-        files = [file for file in place.rglob("*") if file.is_file() and kind(file) in kinds]
+        files = [file for file in walk(place) if file.is_file() and kind(file) in kinds]
         if not files:
             other = f" or a glob such as '{path}/**/*.py'" if ".txt" in kinds else ""  # any text will do
             raise UserError(f"{key}={path} has no {', '.join(kinds)} file: give a file{other}")
@@ -137,31 +169,24 @@ def open_file(file: Path) -> BinaryIO:
 def _read_text(file: Path) -> str:
     # Not through `datasets`: its text builder turns "\r\n" and "\r" into "\n", whatever its options.
     with open_file(file) as stream:
-        text = stream.read().decode("utf-8")
+        text = stream.read().removeprefix(MARK).decode("utf-8")
     if "\0" in text:
         raise UserError(f"{file} is binary, not text (a zero at character {text.index(chr(0))}): give a text file")
     return text
 
 
 def _read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
-    # Lines of the text builder: the JSON builder guesses types from the first 10 MB, so that it fails where any field
-    # first appears or changes its type after them, and texts that are all like 2020-01-01 come back as times.
-    # Latin-1 hands on every byte as it is, so that the line of one that is not UTF-8 can be told.
-    with _dataset("text", file) as rows:
-        for number, row in enumerate(rows(encoding="latin-1"), start=1):
-            line = row["text"].encode("latin-1")
-            if not line.strip():
-                continue
-            place = f"{file} line {number}"
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
-            yield place, content
+    # Not through `datasets`: its JSON builder guesses types from the first 10 MB, so that it fails where any field
+    # first appears or changes its type after them, and its text builder ends lines at a lone "\r" too.
+    with open_file(file) as stream:
+        for number, line in split_lines(stream):
+            if line.strip():
+                place = f"{file} line {number}"
+                yield place, parse_json(line, place)
 
 
 def _read_parquet(file: Path, field: str) -> Iterator[str]:
-    with _dataset("parquet", file) as rows:
+    with _dataset(file) as rows:
         names = rows().column_names
         if field not in names:
             _field(dict.fromkeys(names), field, str(file))
@@ -170,21 +195,20 @@ def _read_parquet(file: Path, field: str) -> Iterator[str]:
 
 
 @contextmanager
-def _dataset(builder: Literal["text", "parquet"], file: Path) -> Iterator[Callable[..., Any]]:
-    """Makes streaming data sets of a file. Unlike `load_dataset` this asks no server to count the use."""
+def _dataset(file: Path) -> Iterator[Callable[..., Any]]:
+    """Makes streaming data sets of a Parquet file. Unlike `load_dataset` this asks no server to count the use."""
     import datasets  # here, since it takes seconds and the other sources do without
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, a UserError says
     with TemporaryDirectory(prefix="txtrain-") as folder:  # for a lock file, and a name that is no pattern or URL
         path = Path(folder, f"file{kind(file)}")
-        if builder == "parquet" and file.suffix in COMPRESSED:
+        if file.suffix in COMPRESSED:
             # Parquet is read from its end, so it cannot be unpacked as it is read.
             with open_file(file) as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
         else:
-            path = path.with_name(f"{path.name}{file.suffix if file.suffix in COMPRESSED else ''}")
             path.symlink_to(file.absolute())
-        yield partial(getattr(datasets.IterableDataset, f"from_{builder}"), str(path), cache_dir=folder)
+        yield partial(datasets.IterableDataset.from_parquet, str(path), cache_dir=folder)
 
 
 def _field(row: Any, field: str, place: str) -> str:

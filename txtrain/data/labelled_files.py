@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from txtrain.data import files
-from txtrain.data.tables import find_tables, label_field, read_table, text_field
+from txtrain.data.tables import find_tables, label_field, read_table, tables_read_anew, text_field
 from txtrain.data.texts import Example, LabelledText
 from txtrain.errors import UserError
 
@@ -35,10 +35,13 @@ class LabelledFiles(LabelledText):
         self.path, self.validation_path, self.text, self.pair, self.label = path, validation_path, text, pair, label
 
     def identity(self) -> Any:
-        found: dict[str, Any] = {"files": files.state(find_tables(self.path))}
+        tables = find_tables(self.path)
+        found: dict[str, Any] = {"files": files.state(tables)}
         if self.validation_path is not None:
-            found["validation_files"] = files.state(find_tables(self.validation_path, "data.validation_path"))
-        return found | {"text": self.text, "pair": self.pair, "label": self.label}
+            apart = find_tables(self.validation_path, "data.validation_path")
+            found["validation_files"] = files.state(apart)
+            tables = [*tables, *apart]
+        return found | {"text": self.text, "pair": self.pair, "label": self.label} | tables_read_anew(tables)
 
     def examples(self) -> Iterator[Example]:
         return self._read(self.path, "data.path")

@@ -43,8 +43,11 @@ class PairFiles(TranslationData):
 
     def identity(self) -> Any:
         names = ("path", "target_path", "validation_path", "validation_target_path")
-        given = {name: files.state(self._find(name)) for name in names if getattr(self, name) is not None}
-        return given | {"fields": [self.source_field, self.target_field]}
+        given: dict[str, Any] = {
+            name: files.state(self._find(name)) for name in names if getattr(self, name) is not None
+        }
+        found = [file for name in given for file in self._find(name) if files.kind(file) != ".jsonl"]
+        return given | {"fields": [self.source_field, self.target_field]} | files.read_anew(found)
 
     def pairs(self) -> Iterator[Pair]:
         return self._read("path", "target_path")
@@ -88,9 +91,8 @@ class PairFiles(TranslationData):
 
 def read_columns(file: Path) -> Iterator[Pair]:
     """The first two columns of each line that is not blank, with tabs between columns."""
-    for number, line in enumerate(files.read_lines(file), start=1):
+    for place, line in files.read_lines(file):
         if line.strip():
-            place = f"{file} line {number}"
             columns = line.split("\t")
             if len(columns) < 2:
                 raise UserError(f"{place} has no tab: give source, tab, target in each line")
@@ -100,10 +102,10 @@ def read_columns(file: Path) -> Iterator[Pair]:
 def read_parallel(source: Path, target: Path) -> Iterator[Pair]:
     """The lines of two files that have equally many."""
     counts = [0, 0]
-    for number, lines in enumerate(zip_longest(files.read_lines(source), files.read_lines(target)), start=1):
-        counts = [count + (line is not None) for count, line in zip(counts, lines, strict=True)]
-        if None not in lines:
-            yield Pair(lines[0].strip(), lines[1].strip(), f"{source} line {number}")
+    for one, other in zip_longest(files.read_lines(source), files.read_lines(target)):
+        counts = [count + (line is not None) for count, line in zip(counts, (one, other), strict=True)]
+        if one is not None and other is not None:
+            yield Pair(one[1].strip(), other[1].strip(), one[0])
     if counts[0] != counts[1]:
         raise UserError(
             f"{source} has {counts[0]} lines and {target} has {counts[1]}: give two files whose lines belong together"

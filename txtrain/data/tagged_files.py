@@ -1,5 +1,6 @@
 """The user's own tagged sentences."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,20 @@ from txtrain.data.tagged import Sentence, TaggedText
 from txtrain.errors import UserError
 
 KINDS = (".jsonl", ".conll")
+BLANKS = re.compile(r"[ \t]+")
+# Spaces in a word before a tab, comments, and what else once ended a line or a word.
+OTHERWISE = re.compile(
+    rb"\A\xef\xbb\xbf|^#|[^\n\t] [^\n\t]*\t|[\x0b\x0c\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|"
+    rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80|\r[^\n]",
+    re.MULTILINE,
+)
 
 
 class TaggedFiles(TaggedText):
     """Sentences from .jsonl, with a list of words and one of tags in each line, or from .conll, with a word and at the
-    line's end its tag in each line, and an empty line between sentences.
+    line's end its tag in each line, and an empty line between sentences. With tabs in a file these part its columns, so
+    that a word may have spaces in it. A line that begins with # is a comment, unless another line has as many columns
+    and that tag.
 
     Args:
         path: such files, a folder or a glob of them, or a list.
@@ -40,7 +50,9 @@ class TaggedFiles(TaggedText):
         found: dict[str, Any] = {"files": files.state(self._files("path"))}
         if self.validation_path is not None:
             found["validation_files"] = files.state(self._files("validation_path"))
-        return found | {"tokens": self.tokens, "tags": self.tags}
+        options = ("path", "validation_path") if self.validation_path is not None else ("path",)
+        plain = [file for option in options for file in self._files(option) if files.kind(file) != ".jsonl"]
+        return found | {"tokens": self.tokens, "tags": self.tags} | files.read_anew(plain, OTHERWISE)
 
     def sentences(self) -> Iterator[Sentence]:
         return self._read("path")
@@ -92,19 +104,31 @@ def _list(row: dict[str, Any], field: str, place: str) -> list[Any]:
 
 
 def _read_conll(file: Path) -> Iterator[Sentence]:
+    lines = list(files.read_lines(file))
+    tabs = any("\t" in line for _, line in lines)
+    rows = [(place, _columns(line, tabs=tabs)) for place, line in lines]
+    others = [columns for _, columns in rows if columns and not columns[0].startswith("#")]
+    known = {(len(columns), columns[-1]) for columns in others}
     words: list[str] = []
     tags: list[str] = []
-    with files.readable(file), files.open_file(file) as stream:
-        lines = stream.read().decode("utf-8").splitlines()
-    first = 1
-    for number, line in enumerate([*lines, ""], start=1):
-        columns = line.split()
-        if columns and columns[0] != "-DOCSTART-":
+    first = ""
+    for place, columns in [*rows, ("", [])]:
+        if columns and columns[0].startswith("#") and (len(columns), columns[-1]) not in known:
+            continue
+        if columns and not columns[0].startswith("-DOCSTART-"):
             if len(columns) < 2:
-                raise UserError(f"{file} line {number} is {line.strip()}: give a word and its tag in each line")
-            first = number if not words else first
+                by = ", a tab" if tabs else ""
+                raise UserError(f"{place} is {columns[0]}: give a word{by} and its tag in each line")
+            first = first if words else place
             words.append(columns[0])
             tags.append(columns[-1])
         elif words:
-            yield sentence(words, tags, f"{file} line {first}")
+            yield sentence(words, tags, first)
             words, tags = [], []
+
+
+def _columns(line: str, *, tabs: bool) -> list[str]:
+    """The columns of a line; [] if it is blank."""
+    if not line.strip():
+        return []
+    return [column.strip() for column in line.split("\t")] if tabs else BLANKS.split(line.strip(" \t\r"))

@@ -28,10 +28,12 @@ class TextFiles(LanguageData):
         self.validation_path = validation_path
 
     def identity(self) -> Any:
-        found = {"files": files.state(self._files("path"))}
+        found: dict[str, Any] = {"files": files.state(self._files("path"))}
         if self.validation_path is not None:
             found["validation_files"] = files.state(self._files("validation_path"))
-        return found | {"field": self.field}
+        paths = [*self._files("path"), *(self._files("validation_path") if self.validation_path is not None else ())]
+        plain = [file for file in paths if files.kind(file) not in (".jsonl", ".parquet")]
+        return found | {"field": self.field} | files.read_anew(plain)
 
     def documents(self) -> Iterator[Document]:
         return self._read(self._files("path"))

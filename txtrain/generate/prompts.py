@@ -4,9 +4,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from txtrain.data.conversation import check_characters, read_messages
+from txtrain.data.files import READING_ERRORS, kind, open_file
+from txtrain.data.lines import decode, parse_object, split_lines
 from txtrain.data.template import ChatTemplate, Message, TemplateRefusal
 from txtrain.data.turns import TurnEncoder
 from txtrain.errors import UserError
@@ -21,19 +22,20 @@ def read_prompts(path: str, *, chat: bool, system: str | None = None) -> Iterato
 
     For a chat each is a conversation: a line of JSON may have all its `messages`, and a text is the user's.
     """
+    file = Path(path).expanduser()
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"--file {path} is not UTF-8 text (byte {error.start}): give .txt or .jsonl") from None
-    except OSError as error:
-        raise UserError(f"--file {path} cannot be read ({error.strerror}): give .txt or .jsonl") from None
-    blank = sum(not line.strip() for line in lines)
+        with open_file(file) as stream:
+            raw = [(f"{path} line {number}", line) for number, line in split_lines(stream)]
+    except READING_ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--file {path} cannot be read ({reason}): give .txt or .jsonl") from None
+    lines = [(place, decode(line, place)) for place, line in raw]
+    blank = sum(not line.strip() for _, line in lines)
     if 0 < blank < len(lines):
         print(f"{path}: {blank} blank line{'s' * (blank > 1)} left out", file=sys.stderr)
-    for number, line in enumerate(lines, start=1):
+    for place, line in lines:
         if line.strip():
-            place = f"{path} line {number}"
-            prompt = _prompt_in(line, place, chat=chat) if path.endswith(".jsonl") else line
+            prompt = _prompt_in(line, place, chat=chat) if kind(file) == ".jsonl" else line
             yield place, conversation(prompt, system) if chat and isinstance(prompt, str) else prompt
 
 
@@ -44,12 +46,7 @@ def conversation(text: str, system: str | None) -> list[Message]:
 
 
 def _prompt_in(line: str, place: str, *, chat: bool) -> Prompt:
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
+    row = parse_object(line, place)
     if chat and row.get("messages") is not None:
         return read_messages(row["messages"], "messages", place)
     if not isinstance(row.get("prompt"), str):

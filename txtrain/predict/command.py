@@ -17,7 +17,7 @@ from txtrain.compose import split
 from txtrain.config import unknown_key
 from txtrain.devices import find_device
 from txtrain.errors import UserError
-from txtrain.predict.inputs import STREAM, Input, find_inputs, parse_line, read_inputs, read_lines
+from txtrain.predict.inputs import STREAM, Input, find_inputs, listen, parse_line, read_inputs
 from txtrain.predict.predictor import Predictor
 from txtrain.schema import arguments as signature
 from txtrain.schema import check_value
@@ -141,7 +141,7 @@ def count(bad: Sequence[str], inputs: int) -> None:
 
 def answer(predictor: Predictor, output: TextIO) -> None:
     """Answers each line at once; one that cannot be read is told in its place, and the next one is read."""
-    for line in read_lines():
+    for line in listen():
         try:
             tell(predictor, [parse_line(line, predictor.suffixes)], output)
         except UserError as error:  # it is no JSON

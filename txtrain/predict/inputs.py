@@ -1,7 +1,5 @@
 """Inputs of a prediction: files that are one each, lines of files, and lines of standard input as they come."""
 
-import csv
-import json
 import sys
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -9,6 +7,9 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from txtrain.data.files import kind, read_lines, walk
+from txtrain.data.lines import parse_object
+from txtrain.data.tables import read_table
 from txtrain.errors import UserError
 from txtrain.predict.predictor import Given
 
@@ -47,13 +48,13 @@ def find_inputs(words: Sequence[str], whole: Set[str]) -> list[Path]:
         path, known = Path(word).expanduser(), {*whole, *ROWS}
         if path.is_dir():
             wanted = whole or known
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in wanted and not file.is_dir())
+            files = [file for file in walk(path) if _kind(file) in wanted and (_kind(file) in whole or file.is_file())]
         else:
             files = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
         if not files:
             raise UserError(f"{word} has no input: give a file, a folder, a glob, or - for lines of standard input")
         for file in files:
-            if file.suffix.lower() not in known:
+            if _kind(file) not in known:
                 raise UserError(f"{file} has the unknown extension {file.suffix}: give {', '.join(sorted(known))}")
         found += files
     return found
@@ -70,7 +71,7 @@ def read_inputs(files: Sequence[Path], whole: Set[str]) -> Iterator[Input]:
         UserError: a file has no input, or is no table.
     """
     for file in files:
-        if file.suffix.lower() in whole:
+        if _kind(file) in whole:
             yield Input(given=file, place=str(file))
             continue
         rows = _read_rows(file, whole)
@@ -81,9 +82,10 @@ def read_inputs(files: Sequence[Path], whole: Set[str]) -> Iterator[Input]:
         yield from rows
 
 
-def read_lines() -> Iterator[tuple[int, str]]:
+def listen() -> Iterator[tuple[int, str]]:
     """Lines of standard input as they come, and their numbers."""
     for number, line in enumerate(iter(sys.stdin.readline, ""), start=1):
+        line = line.removeprefix("\ufeff") if number == 1 else line
         if line.strip():
             yield number, line.rstrip("\r\n")
 
@@ -92,44 +94,25 @@ def parse_line(numbered: tuple[int, str], whole: Set[str]) -> Input:
     """A line of standard input: a JSON object if it begins like one, else text, or where inputs are files, a name."""
     number, line = numbered
     place = f"line {number}"
-    return Input(given=_object(line, place) if line.lstrip().startswith("{") else _plain(line, whole), place=place)
+    return Input(given=parse_object(line, place) if line.lstrip().startswith("{") else _plain(line, whole), place=place)
 
 
 def _plain(line: str, whole: Set[str]) -> Given:
     return Path(line) if whole else line
 
 
+def _kind(file: Path) -> str:
+    """The extension of a file; lines may be compressed."""
+    return kind(file) if kind(file) in ROWS else file.suffix.lower()
+
+
 def _read_rows(file: Path, whole: Set[str]) -> Iterator[Input]:
-    try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            if file.suffix.lower() in (".csv", ".tsv"):
-                reader = csv.DictReader(stream, delimiter="," if file.suffix.lower() == ".csv" else "\t", strict=True)
-                for row in reader:
-                    place = f"{file} line {reader.line_num}"
-                    yield Input(given=_whole(row, place), place=place, folder=file.parent)
-                return
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    place, text = f"{file} line {number}", line.rstrip("\r\n")
-                    given = _object(text, place) if file.suffix.lower() == ".jsonl" else _plain(text, whole)
-                    yield Input(given=given, place=place, folder=file.parent)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text (byte {error.start}): convert it to UTF-8") from None
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read ({error}): give a whole file") from None
-
-
-def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON ({error}): give one JSON object per line") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
-    return row
-
-
-def _whole(row: dict[str, Any], place: str) -> dict[str, Any]:
-    if None in row or None in row.values():
-        raise UserError(f"{place} has other columns than the first line: give each line the same")
-    return row
+    """As training reads them."""
+    if _kind(file) == ".txt":
+        rows: Iterator[tuple[str, Given]] = (
+            (place, _plain(line, whole)) for place, line in read_lines(file) if line.strip()
+        )
+    else:
+        rows = iter(read_table(file))
+    for place, given in rows:
+        yield Input(given=given, place=place, folder=file.parent)
