@@ -8,6 +8,7 @@ from typing import Any
 from txtrain.errors import UserError
 from txtrain.interop.axes import Flat, differences
 from txtrain.interop.family import Config, Family, Field, Part, look_up
+from txtrain.interop.keys import Extra, Nullable
 from txtrain.interop.names import Rule, in_layers
 from txtrain.model import EncoderWithHead
 
@@ -22,6 +23,13 @@ ACTIVATIONS = {
 }
 
 QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+
+ROPE_KEYS: dict[str, Any] = {
+    "rope_parameters": Nullable(dict),
+    "rope_scaling": Extra(dict),
+    "rope_theta": Extra(float),
+    "partial_rotary_factor": Extra(float),
+}
 
 SIZES: tuple[Part, ...] = (
     Field("model.dim", "hidden_size"),
@@ -104,22 +112,29 @@ class Rotary(Part):
     default_fraction: float = 1.0
 
     def read(self, config: Config) -> Flat:
-        stated = {**(config.get("rope_parameters") or {}), **(config.get("rope_scaling") or {})}
+        stated: Mapping[str, Any] = config.get("rope_scaling") or config.get("rope_parameters") or {}
         kind = stated.get("rope_type", stated.get("type", "default"))
         longest: Any = config.get("max_position_embeddings")
+        theta: Any = stated.get("rope_theta", config.get(self.theta, 10000))
+        part: Any = stated.get("partial_rotary_factor", config.get(self.fraction or "partial_rotary_factor"))
+        if not theta or any(isinstance(value, dict) for value in stated.values()):
+            raise UserError(f"its rotary positions are {dict(stated) or {self.theta: theta}}: one theta is needed")
+        if self.fraction is None and part not in (None, 1):
+            raise UserError(f"its partial_rotary_factor is {part}, and this family turns whole heads")
         flat: Flat = {
             "encoding": "rope",
-            "encoding.theta": float(stated.get("rope_theta") or config.get(self.theta) or 10000),
+            "encoding.theta": float(theta),
             "encoding.scaling": None if kind == "default" else kind,
         }
         if self.fraction:
-            given: Any = stated.get("partial_rotary_factor", config.get(self.fraction, self.default_fraction))
-            flat["encoding.fraction"] = float(given)
+            flat["encoding.fraction"] = self.default_fraction if part is None else float(part)
         if kind == "default":
             return flat
-        if kind not in ("linear", "dynamic", "yarn", "llama3") or stated.get("truncate") is False:
+        if kind not in ("linear", "dynamic", "yarn", "llama3") or not stated.get("truncate", True):
             raise UserError(f"its rotary positions are scaled by {stated}, which encoding.scaling does not express")
         original = longest if kind == "dynamic" else stated.get("original_max_position_embeddings", longest)
+        if not stated.get("factor") and kind != "yarn":
+            raise UserError(f"its rotary positions are scaled by {stated}, without a factor")
         flat["encoding.factor"] = float(stated["factor"] if stated.get("factor") else longest / original)
         if kind != "linear":
             flat["encoding.original_len"] = original
@@ -156,10 +171,23 @@ def _sharpening(stated: Mapping[str, Any], factor: float) -> float:
     """YaRN's factor on queries and keys: said, or made of two of DeepSeek's, or the paper's."""
     if stated.get("attention_factor") is not None:
         return float(stated["attention_factor"])
-    growth = 0.1 * math.log(factor)
+    growth = 0.1 * math.log(max(factor, 1.0))
     if stated.get("mscale") and stated.get("mscale_all_dim"):
         return (growth * stated["mscale"] + 1.0) / (growth * stated["mscale_all_dim"] + 1.0)
     return growth + 1.0
+
+
+class NarrowHeads(Part):
+    """The width of heads, which all together are as wide as the model in this family."""
+
+    def read(self, config: Config) -> Flat:
+        dim, heads = config["hidden_size"], config["num_attention_heads"]
+        if config.get("head_dim") not in (None, dim // heads):
+            raise UserError(f"its head_dim is {config['head_dim']}, and this family's heads are {dim // heads} wide")
+        return {}
+
+    def write(self, flat: Flat) -> dict[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -168,21 +196,32 @@ class Windows(Part):
 
     Args:
         every_other: whether layers alternate, beginning with a window, if the file does not say (Gemma 2).
+        always: whether `sliding_window` counts without `use_sliding_window`.
     """
 
     every_other: bool = False
+    always: bool = False
 
     def read(self, config: Config) -> Flat:
-        window = config.get("sliding_window")
-        if not (self.every_other or config.get("use_sliding_window")):
+        window = look_up(config, "sliding_window")
+        if not (self.every_other or self.always or config.get("use_sliding_window")):
             window = None
-        layers = look_up(config, "num_hidden_layers")
-        first = config.get("max_window_layers", 0)
+        layers, named = look_up(config, "num_hidden_layers"), config.get("layer_types")
+        first: Any = config.get("max_window_layers", 0)
         sliding = [layer % 2 == 0 if self.every_other else layer >= first for layer in range(layers)]
-        if config.get("layer_types") is not None:
-            sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
-        if window is None or not any(sliding):
+        if named is None and not self.every_other and window is None:
             return {"attention.window": None}
+        if named is not None:
+            known = {"sliding_attention": True, "full_attention": False, "attention": False}
+            if len(named) != layers or not all(kind in known for kind in named):
+                raise UserError(
+                    f"its layer_types are {named}, and txtrain knows {', '.join(known)}, one for each layer"
+                )
+            sliding = [known[kind] for kind in named]
+        if not any(sliding):
+            return {"attention.window": None}
+        if window is None:
+            raise UserError("its layer_types have sliding_attention, and no sliding_window says of what size")
         return {"attention.window": window if all(sliding) else [window if on else None for on in sliding]}
 
     def write(self, flat: Flat) -> dict[str, Any]:

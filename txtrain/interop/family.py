@@ -4,17 +4,21 @@ A family is a list of parts, each of which reads some keys of config.json and wr
 belongs to a family is not programmed anywhere: its config is written, read again, and compared.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from txtrain.errors import UserError
 from txtrain.interop.axes import Flat, Nodes, differences, to_flat, to_nodes, typed
+from txtrain.interop.keys import Config, Keys
 from txtrain.interop.names import Names, Rule
-from txtrain.model import Decoder
+from txtrain.model import Decoder, EncoderDecoder
 
-Config = Mapping[str, Any]
+log = logging.getLogger(__name__)
+
 REQUIRED = object()
 
 
@@ -155,6 +159,7 @@ class Family:
     Attributes:
         model_types: `model_type` in config.json; the first is written.
         architecture: the class of `transformers` with the head that we have.
+        keys: of its config.json, with their defaults.
         parts: all of config.json that decides what is computed.
         rules: where our weights are.
         prefix: before all names but the head's; some files leave it out.
@@ -166,6 +171,7 @@ class Family:
 
     model_types: ClassVar[tuple[str, ...]]
     architecture: ClassVar[str]
+    keys: ClassVar[Keys]
     parts: ClassVar[tuple[Part, ...]]
     rules: ClassVar[tuple[Rule, ...]]
     prefix: ClassVar[str] = "model."
@@ -184,10 +190,30 @@ class Family:
         Raises:
             UserError: something in it has no counterpart, or is missing.
         """
+        config = self.complete(config)
+        # transformers makes every mask bidirectional if this is false or null.
+        if self.model_class in (Decoder, EncoderDecoder) and not config.get("is_causal", True):
+            raise UserError("its is_causal is false, and the model is causal: leave it out")
+        if config.get("per_layer_config"):
+            raise UserError("its per_layer_config makes its layers differ, which no axis expresses")
         flat: Flat = {"model": "base", "embedding": "default", "head": "default", "attention": "full"}
         for part in self.parts:
             flat |= part.read(config)
         return to_nodes(flat)
+
+    def complete(self, config: Config) -> dict[str, Any]:
+        """A config.json with its keys under their main names, and what transformers means by those left out."""
+        return self.keys.complete(config)
+
+    def check(self, config: Config) -> None:
+        """Checks a whole config.json, and warns of keys that change nothing here and in transformers.
+
+        Raises:
+            UserError: a key has a value of another kind than it should.
+        """
+        self.keys.check(config)
+        if unknown := self.keys.unknown(config):
+            _warn_of(self.model_types[0], tuple(unknown))
 
     def longest(self, config: Config) -> int:
         """The longest sequence that it was trained on."""
@@ -235,6 +261,12 @@ class Family:
             return differences(wanted, to_flat(self.axes(config)))
         except UserError:  # a value that even the key cannot take
             return {key: wanted[key] for key in sorted(wanted) if key in _values_of(self.parts, wanted)}
+
+
+@cache
+def _warn_of(kind: str, unknown: tuple[str, ...]) -> None:
+    plural = "s" if len(unknown) > 1 else ""
+    log.warning("config.json has key%s that no %s model reads, ignored: %s", plural, kind, ", ".join(unknown))
 
 
 def _values_of(parts: Iterable[Part], flat: Flat) -> set[str]:

@@ -137,10 +137,12 @@ def read_folder(path: str | Path) -> Imported:
     known = families()
     if model_type not in known:
         raise UserError(f"{path} is a {model_type} model: txtrain reads {', '.join(sorted(known))}")
-    if "quantization_config" in config:
+    if config.get("quantization_config"):
         raise UserError(f"{path} has quantized weights, which txtrain does not read: take the folder with plain ones")
     family = known[model_type]
     try:
+        config = family.complete(config)
+        family.check(config)
         axes, longest, labels = family.axes(config), family.longest(config), family.labels(config)
         if family.reads == "tokens":
             axes["model"] |= {"vocab_size": int(look_up(config, "vocab_size")), "max_len": longest}

@@ -187,6 +187,7 @@ def fill(
                 f"{list(parameter.shape)}: leave out overrides of model and tokenizer, or restore the folder"
             )
         filled[parameter] = _parameter(value, parameter)
+    _check_tied(places, first, own, weights, where)
     for name in places:
         module, _, last = name.rpartition(".")
         setattr(model.get_submodule(module), last, filled[own[name]])
@@ -196,6 +197,26 @@ def fill(
     extra = [name for name in extra if not name.startswith(unread)]
     if extra:
         raise UserError(f"{where} has weights for which its config.json has no place, such as {extra[0]}")
+
+
+def _check_tied(
+    places: Mapping[str, Place],
+    first: Mapping[nn.Parameter, str],
+    own: Mapping[str, nn.Parameter],
+    weights: Weights | WithHead,
+    where: str,
+) -> None:
+    """Refuses two matrices in the files where the config ties them to be one, unless they are equal."""
+    for name, place in places.items():
+        used = next((other for other in places[first[own[name]]].read if other in weights), None)
+        other = next((other for other in place.read if other in weights), None)
+        if used is None or other in (None, used) or weights[used].is_meta:
+            continue
+        if not torch.equal(weights[used], weights[other]):
+            raise UserError(
+                f"{where} has other values in {other} than in {used}, and its config.json ties them: "
+                "write tie_word_embeddings=false there, or remove one of them"
+            )
 
 
 def _part(place: Place, whole: Tensor, rows: list[int]) -> Tensor | None:

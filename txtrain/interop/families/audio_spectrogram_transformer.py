@@ -5,9 +5,10 @@ from typing import Any
 
 from txtrain.errors import UserError
 from txtrain.interop.axes import Flat
-from txtrain.interop.common import ACTIVATIONS, SIZES, Architecture
+from txtrain.interop.common import ACTIVATIONS, SIZES, Architecture, NarrowHeads
 from txtrain.interop.families.vit import ENCODER, body, both, labels_of_head
 from txtrain.interop.family import Always, Config, Family, Field, Part, look_up
+from txtrain.interop.keys import Extra, Keys, Nullable
 from txtrain.interop.names import Rule
 from txtrain.model.grid import Grid
 from txtrain.model.spectrogram import AudioEncoder
@@ -23,7 +24,7 @@ class Classifier(Architecture):
         flat = super().read(config)
         if flat["head"] == "none":
             return flat
-        return flat | Field("head.norm_eps", "layer_norm_eps", 1e-12).read(config)
+        return flat | Field("head.norm_eps", "layer_norm_eps").read(config)
 
 
 class Stride(Part):
@@ -55,13 +56,31 @@ class AudioSpectrogramTransformer(Family):
     prefix = PREFIX
     ignored = r"(?!)"
     max_len = None
+    keys = Keys(
+        {
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "patch_size": Nullable(object, 16),
+            "qkv_bias": True,
+            "head_dim": Extra(int),
+            "frequency_stride": 10,
+            "time_stride": 10,
+            "max_length": 1024,
+            "num_mel_bins": 128,
+        },
+    )
     parts = (
         Always(ENCODER | {"embedding": "spectrogram_patches", "embedding.distillation_token": True}),
         *SIZES,
-        Field("norm.eps", "layer_norm_eps", 1e-12),
-        Field("ffn.activation", "hidden_act", "gelu", ACTIVATIONS),
-        Field("attention.bias", "qkv_bias", True, {True: True, False: "output"}),
-        Field("embedding.patch_size", "patch_size", 16, to_ours=square, to_theirs=lambda size: both(size)[0]),
+        NarrowHeads(),
+        Field("norm.eps", "layer_norm_eps"),
+        Field("ffn.activation", "hidden_act", values=ACTIVATIONS),
+        Field("attention.bias", "qkv_bias", values={True: True, False: "output"}),
+        Field("embedding.patch_size", "patch_size", to_ours=square, to_theirs=lambda size: both(size)[0]),
         Stride(),
         Classifier({"ASTModel": {"head": "none"}, "ASTForAudioClassification": {"head": "token_mean"}}),
     )

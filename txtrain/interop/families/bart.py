@@ -8,7 +8,8 @@ from txtrain.errors import UserError
 from txtrain.interop.axes import Flat
 from txtrain.interop.common import ACTIVATIONS
 from txtrain.interop.families.bert import POST_NORM_WITH_BIASES
-from txtrain.interop.family import Always, Config, Family, Field, Part, look_up
+from txtrain.interop.family import Always, Config, Family, Field, Only, Part, look_up
+from txtrain.interop.keys import Keys
 from txtrain.interop.names import Rule, in_layers
 from txtrain.model import EncoderDecoder
 
@@ -41,9 +42,10 @@ BARTS_PARTS: tuple[Part, ...] = (
     Field("model.num_decoder_layers", "decoder_layers"),
     BothSides("model.num_heads", "encoder_attention_heads", "decoder_attention_heads"),
     BothSides("model.ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"),
-    Field("embedding.scale", "scale_embedding", False),
-    Field("embedding.tied", "tie_word_embeddings", True),
-    Field("ffn.activation", "activation_function", "gelu", ACTIVATIONS),
+    Field("embedding.scale", "scale_embedding"),
+    Field("embedding.tied", "tie_word_embeddings"),
+    Field("ffn.activation", "activation_function", values=ACTIVATIONS),
+    Only("is_encoder_decoder", (True,)),
 )
 
 
@@ -74,10 +76,46 @@ class Bart(Family):
     model_types = ("bart",)
     architecture = "BartForConditionalGeneration"
     model_class = EncoderDecoder
+    keys = Keys(
+        {
+            "vocab_size": 50265,
+            "max_position_embeddings": 1024,
+            "d_model": 1024,
+            "encoder_layers": 12,
+            "decoder_layers": 12,
+            "encoder_attention_heads": 16,
+            "decoder_attention_heads": 16,
+            "encoder_ffn_dim": 4096,
+            "decoder_ffn_dim": 4096,
+            "activation_function": "gelu",
+            "scale_embedding": False,
+            "tie_word_embeddings": True,
+            "is_encoder_decoder": True,
+        },
+        spellings={
+            "num_attention_heads": "encoder_attention_heads",
+            "hidden_size": "d_model",
+            "num_hidden_layers": "encoder_layers",
+        },
+        neutral=frozenset(
+            {
+                "is_decoder",
+                "add_bias_logits",
+                "classif_dropout",
+                "extra_pos_embeddings",
+                "force_bos_token_to_be_generated",
+                "save_step",
+                "static_position_embeddings",
+                "replacing_rate",
+                "student_decoder_layers",
+                "student_encoder_layers",
+            }
+        ),
+    )
     parts = (
         *BARTS_PARTS,
         Always({"encoding": "learned", "encoding.offset": 2, "embedding.norm": True, "embedding.norm_eps": 1e-5}),
         Field("encoding.max_len", "max_position_embeddings"),
-        Field("embedding.shared", "tie_word_embeddings", True),
+        Field("embedding.shared", "tie_word_embeddings"),
     )
     rules = tuple(barts_rules())

@@ -7,6 +7,7 @@ from txtrain.errors import UserError
 from txtrain.interop.axes import Flat, differences
 from txtrain.interop.common import ACTIVATIONS, SIZES, TextEncoder
 from txtrain.interop.family import Always, Config, Field, Only, Part
+from txtrain.interop.keys import Extra, Keys
 from txtrain.interop.names import Rule, in_layers
 
 POST_NORM_WITH_BIASES = Always(
@@ -112,14 +113,14 @@ BERTS_PARTS: tuple[Part, ...] = (
     POST_NORM_WITH_BIASES,
     Always({"encoding": "learned", "embedding.norm": True}),
     *SIZES,
-    Field("norm.eps", "layer_norm_eps", 1e-12),
-    Field("embedding.norm_eps", "layer_norm_eps", 1e-12),
-    Field("embedding.token_types", "type_vocab_size", 2),
-    Field("embedding.tied", "tie_word_embeddings", True),
-    Field("ffn.activation", "hidden_act", "gelu", ACTIVATIONS),
+    Field("norm.eps", "layer_norm_eps"),
+    Field("embedding.norm_eps", "layer_norm_eps"),
+    Field("embedding.token_types", "type_vocab_size"),
+    Field("embedding.tied", "tie_word_embeddings"),
+    Field("ffn.activation", "hidden_act", values=ACTIVATIONS),
     Only("is_decoder"),
     Only("add_cross_attention"),
-    Only("position_embedding_type", ("absolute",)),
+    Only("position_embedding_type", ("absolute", None)),
 )
 
 
@@ -130,6 +131,33 @@ class Bert(TextEncoder):
     architecture = "BertForMaskedLM"
     prefix = "bert."
     ignored = r".*\.pooler\..*|.*\.position_ids|cls\.seq_relationship\..*"
+    keys = Keys(
+        {
+            "vocab_size": 30522,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "gelu",
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "tie_word_embeddings": True,
+            "position_embedding_type": Extra(str),
+        },
+        neutral=frozenset(
+            {
+                "directionality",
+                "pooler_fc_size",
+                "pooler_num_attention_heads",
+                "pooler_num_fc_layers",
+                "pooler_size_per_head",
+                "pooler_type",
+            }
+        ),
+    )
     parts = (
         *BERTS_PARTS,
         Field("encoding.max_len", "max_position_embeddings"),

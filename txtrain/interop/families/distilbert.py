@@ -3,6 +3,7 @@
 from txtrain.interop.common import ACTIVATIONS, TextEncoder
 from txtrain.interop.families.bert import POST_NORM_WITH_BIASES, MaskedHead, labelling_classes, labelling_rules
 from txtrain.interop.family import Always, Field
+from txtrain.interop.keys import Keys
 from txtrain.interop.names import Rule, in_layers
 
 
@@ -12,6 +13,20 @@ class DistilBert(TextEncoder):
     model_types = ("distilbert",)
     architecture = "DistilBertForMaskedLM"
     prefix = "distilbert."
+    keys = Keys(
+        {
+            "vocab_size": 30522,
+            "max_position_embeddings": 512,
+            "n_layers": 6,
+            "n_heads": 12,
+            "dim": 768,
+            "hidden_dim": 3072,
+            "activation": "gelu",
+            "tie_word_embeddings": True,
+        },
+        spellings={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+        neutral=frozenset({"sinusoidal_pos_embds", "tie_weights_"}),
+    )
     parts = (
         POST_NORM_WITH_BIASES,
         Always({"encoding": "learned", "embedding.norm": True, "embedding.norm_eps": 1e-12, "norm.eps": 1e-12}),
@@ -20,8 +35,8 @@ class DistilBert(TextEncoder):
         Field("model.num_heads", "n_heads"),
         Field("model.ffn_dim", "hidden_dim"),
         Field("encoding.max_len", "max_position_embeddings"),
-        Field("ffn.activation", "activation", "gelu", ACTIVATIONS),
-        Field("embedding.tied", "tie_word_embeddings", True),
+        Field("ffn.activation", "activation", values=ACTIVATIONS),
+        Field("embedding.tied", "tie_word_embeddings"),
         MaskedHead(
             "DistilBertModel",
             ("DistilBertForMaskedLM",),

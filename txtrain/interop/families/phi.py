@@ -1,7 +1,8 @@
 """Phi 1, 1.5 and 2 (https://arxiv.org/abs/2309.05463)."""
 
-from txtrain.interop.common import ACTIVATIONS, SIZES, Rotary
+from txtrain.interop.common import ACTIVATIONS, ROPE_KEYS, SIZES, Rotary
 from txtrain.interop.family import Always, Family, Field, Only
+from txtrain.interop.keys import Extra, Keys, Nullable
 from txtrain.interop.names import Rule, in_layers
 
 
@@ -10,15 +11,33 @@ class Phi(Family):
 
     model_types = ("phi",)
     architecture = "PhiForCausalLM"
+    keys = Keys(
+        {
+            **ROPE_KEYS,
+            "vocab_size": 51200,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "num_key_value_heads": Nullable(int),
+            "head_dim": Extra(int),
+            "max_position_embeddings": 2048,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-05,
+            "qk_layernorm": False,
+            "tie_word_embeddings": False,
+        },
+    )
     parts = (
         Always({"norm": "parallel", "norm.layer": "layernorm", "norm.bias": True, "norm.shared": True, "ffn": "gelu"}),
         Always({"attention.bias": True, "ffn.bias": True, "head.bias": True}),
         *SIZES,
-        Field("model.num_kv_heads", "num_key_value_heads", None),
+        Field("model.num_kv_heads", "num_key_value_heads"),
+        Field("model.head_dim", "head_dim", None),
         Rotary(fraction="partial_rotary_factor", default_fraction=0.5),
-        Field("norm.eps", "layer_norm_eps", 1e-5),
-        Field("ffn.activation", "hidden_act", "gelu_new", ACTIVATIONS),
-        Field("embedding.tied", "tie_word_embeddings", False),
+        Field("norm.eps", "layer_norm_eps"),
+        Field("ffn.activation", "hidden_act", values=ACTIVATIONS),
+        Field("embedding.tied", "tie_word_embeddings"),
         Only("qk_layernorm"),
     )
     rules = (

@@ -1,8 +1,9 @@
 """Qwen 3 (https://arxiv.org/abs/2505.09388)."""
 
-from txtrain.interop.common import ACTIVATIONS, SIZES, Rotary, Windows
+from txtrain.interop.common import ACTIVATIONS, ROPE_KEYS, SIZES, Rotary, Windows
 from txtrain.interop.families.llama import Llama
 from txtrain.interop.family import Always, Family, Field, Same
+from txtrain.interop.keys import Keys, Nullable
 
 
 class Qwen3(Family):
@@ -10,16 +11,37 @@ class Qwen3(Family):
 
     model_types = ("qwen3",)
     architecture = "Qwen3ForCausalLM"
+    keys = Keys(
+        {
+            **ROPE_KEYS,
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 22016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": Nullable(int, 32),
+            "head_dim": 128,
+            "max_position_embeddings": 32768,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-06,
+            "use_sliding_window": False,
+            "sliding_window": Nullable(int, 4096),
+            "max_window_layers": 28,
+            "layer_types": Nullable(list),
+            "tie_word_embeddings": False,
+            "attention_bias": False,
+        },
+    )
     parts = (
         Always({"norm": "pre", "norm.layer": "rmsnorm", "ffn": "swiglu", "attention.qk_norm": "head"}),
         *SIZES,
-        Field("model.num_kv_heads", "num_key_value_heads", None),
-        Field("model.head_dim", "head_dim", 128),
+        Field("model.num_kv_heads", "num_key_value_heads"),
+        Field("model.head_dim", "head_dim"),
         Rotary(),
         Windows(),
-        Same(("norm.eps", "attention.qk_norm_eps"), "rms_norm_eps", 1e-6),
-        Field("attention.bias", "attention_bias", False),
-        Field("ffn.activation", "hidden_act", "silu", ACTIVATIONS),
-        Field("embedding.tied", "tie_word_embeddings", False),
+        Same(("norm.eps", "attention.qk_norm_eps"), "rms_norm_eps"),
+        Field("attention.bias", "attention_bias"),
+        Field("ffn.activation", "hidden_act", values=ACTIVATIONS),
+        Field("embedding.tied", "tie_word_embeddings"),
     )
     rules = Llama.rules

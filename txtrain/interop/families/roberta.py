@@ -13,6 +13,7 @@ from txtrain.interop.families.bert import (
     labelling_rules,
 )
 from txtrain.interop.family import Config, Part, look_up
+from txtrain.interop.keys import Extra, Keys
 from txtrain.interop.names import Rule
 
 
@@ -35,6 +36,24 @@ class Roberta(TextEncoder):
     architecture = "RobertaForMaskedLM"
     prefix = "roberta."
     ignored = r".*\.pooler\..*|.*\.position_ids"
+    keys = Keys(
+        {
+            "vocab_size": 50265,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "gelu",
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "tie_word_embeddings": True,
+            "position_embedding_type": Extra(str),
+            "pad_token_id": 1,
+        },
+    )
     parts = (
         *BERTS_PARTS,
         PositionsAfterPadding(),

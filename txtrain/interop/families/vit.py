@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from txtrain.interop.axes import Flat
-from txtrain.interop.common import ACTIVATIONS, SIZES, Architecture, label_names
+from txtrain.interop.common import ACTIVATIONS, SIZES, Architecture, NarrowHeads, label_names
 from txtrain.interop.family import Always, Config, Family, Field, Part, look_up
+from txtrain.interop.keys import Extra, Keys, Nullable
 from txtrain.interop.names import Rule
 from txtrain.model import EncoderWithHead
 from txtrain.model.grid import Grid
@@ -49,12 +50,13 @@ ENCODER: Flat = {
 PARTS: tuple[Part, ...] = (
     Always(ENCODER | {"embedding": "patches"}),
     *SIZES,
-    Field("norm.eps", "layer_norm_eps", 1e-12),
-    Field("ffn.activation", "hidden_act", "gelu", ACTIVATIONS),
-    Field("attention.bias", "qkv_bias", True, {True: True, False: "output"}),
-    Field("embedding.image_size", "image_size", 224, to_ours=both, to_theirs=shortest),
-    Field("embedding.patch_size", "patch_size", 16, to_ours=both, to_theirs=shortest),
-    Field("embedding.channels", "num_channels", 3),
+    NarrowHeads(),
+    Field("norm.eps", "layer_norm_eps"),
+    Field("ffn.activation", "hidden_act", values=ACTIVATIONS),
+    Field("attention.bias", "qkv_bias", values={True: True, False: "output"}),
+    Field("embedding.image_size", "image_size", to_ours=both, to_theirs=shortest),
+    Field("embedding.patch_size", "patch_size", to_ours=both, to_theirs=shortest),
+    Field("embedding.channels", "num_channels"),
 )
 
 
@@ -85,6 +87,22 @@ class ViT(Family):
     prefix = "vit."
     ignored = r".*pooler\..*|.*mask_token"
     max_len = None
+    keys = Keys(
+        {
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "image_size": Nullable(object, 224),
+            "patch_size": Nullable(object, 16),
+            "num_channels": 3,
+            "qkv_bias": True,
+            "head_dim": Extra(int),
+        },
+        neutral=frozenset({"encoder_stride", "pooler_act", "pooler_output_size"}),
+    )
     parts = (
         *PARTS,
         Always({"embedding.distillation_token": False}),
