@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from txtrain.audio.spectrograms import Spectrograms, is_of_sound
+from txtrain.base_hash import default_dtype, frozen_hash, is_base
 from txtrain.config import check, locate, saved_config, to_plain
 from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
@@ -35,7 +36,6 @@ from txtrain.saving import (
     WEIGHT,
     Reader,
     check_checkpoint,
-    content_hash,
     find_checkpoint,
     read_state,
 )
@@ -154,10 +154,16 @@ def with_trained(
         new = new_parts(model, imported.axes["head"], imported.labels, labels, imported.family.model_class)
         imported.check(build_model, new)
         return partial(imported.build, build_model, new)
-    weights = cache(partial(trained_weights, build_model, trained, labels))
+    weights = cache(partial(_stored, build_model, trained, labels))
     if rank_zero_only.rank == 0:
         weights()  # what is wrong with them is told now; other processes may need none
     return partial(_filled, build_model, weights)
+
+
+def _stored(build_model: Callable[[], nn.Module], checkpoint: Path, labels: Sequence[str]) -> dict[str, Tensor]:
+    """The same weights on whichever rank and in whatever precision; no random numbers are drawn for it."""
+    with torch.random.fork_rng(devices=[]), default_dtype(torch.float32):
+        return trained_weights(build_model, checkpoint, labels)
 
 
 def _filled(build_model: Callable[[], nn.Module], weights: Callable[[], dict[str, Tensor]]) -> nn.Module:
@@ -308,10 +314,13 @@ def adapted_model(build_model: Callable[[], nn.Module], checkpoint: Path) -> nn.
     """
     check_checkpoint(checkpoint)
     run, base = checkpoint.parent.parent, read_state(checkpoint)["base"]
-    model = with_trained(build_model, Path(base["path"]), labels_of_run(run))() if base else build_model()
-    instantiate(saved_config(run).lora, _convert_="all").apply(model, adapt_only=base is not None)
+    if base:
+        build_model = with_trained(build_model, Path(base["path"]), labels_of_run(run))
+    config = saved_config(run)
+    lora, model = instantiate(config.lora, _convert_="all"), build_model()
+    lora.apply(model, adapt_only=bool(config.get("init_from")))
     frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
-    if base and content_hash(frozen.items()) != base["sha256"]:
+    if base and not is_base(base["sha256"], frozen_hash(model), build_model, lora):
         raise UserError(f"init_from={run} has adapters of other weights than those in {base['path']}: put these back")
     own_base = [checkpoint.parent / BASE] if not base and frozen.keys() - weights_in(checkpoint) else []
     for path in own_base:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from txtrain.base_hash import base_hash, frozen_hash, is_base
 from txtrain.data.order import fair_sample
 from txtrain.errors import UserError
 from txtrain.model.block import Block
@@ -23,7 +24,6 @@ from txtrain.model.lora import LoRA, adapters
 from txtrain.plots.view import View
 from txtrain.predict.predictor import Predictor
 from txtrain.rules import RULES, UNITS_READ, warn_of_new_rules
-from txtrain.saving import content_hash
 from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, made_once, shard
 
@@ -154,18 +154,21 @@ class Task(LightningModule):
             torch.manual_seed(self.seed)
             model = self.build_model()
             self.lora.apply(model, adapt_only=self.trained is not None)
+            if self.lora.merge_every:
+                self.merged = {f"{name}.weight" for name, _ in adapters(model)}
             self._identify_base(model)
             self.lora.quantise(model)
         return model
 
     def _identify_base(self, model: nn.Module) -> None:
         """Notes where the frozen weights are, and what they are, of which checkpoints hold none."""
-        if self.lora.merge_every:
-            self.merged = {f"{name}.weight" for name, _ in adapters(model)}
-        if self.trained is not None and self.lora.rank and self.lora.keeps_base:
-            frozen = [(name, weight) for name, weight in model.named_parameters() if not weight.requires_grad]
-            same = content_hash(frozen) if self.global_rank == 0 else None
-            self.base = {"path": str(self.trained), "sha256": same}
+        if self.trained is None or not self.lora.rank or not self.lora.keeps_base:
+            return
+        same = None
+        if self.global_rank == 0:
+            as_stored = torch.get_default_dtype() == torch.float32
+            same = frozen_hash(model) if as_stored else base_hash(self.build_model, self.lora)
+        self.base = {"path": str(self.trained), "sha256": same}
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.new_optimizer(self.model)
@@ -311,7 +314,10 @@ class Task(LightningModule):
         self.tokens_seen = self._recount(checkpoint)
         if self.global_rank == 0:
             warn_of_new_rules(checkpoint.get("rules", ()), self.model)
-        if self.base is not None and self.global_rank == 0 and self.base["sha256"] != checkpoint["base"]["sha256"]:
+        if self.base is None or self.global_rank:
+            return
+        assert self.base["sha256"], "the first process has taken it"
+        if not is_base(checkpoint["base"]["sha256"], self.base["sha256"], self.build_model, self.lora):
             raise UserError(
                 f"the weights in {self.base['path']} are not those that the adapters were trained on (their SHA-256 "
                 "differs): put these back, or start a new run"
