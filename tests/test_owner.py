@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -151,6 +152,32 @@ def test_killed_before_the_first_checkpoint_it_starts_anew(tmp_path: Path) -> No
     assert "run was ended before its first checkpoint: it starts anew with its own config." in output
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
     assert (tmp_path / "run/overrides.txt").read_text() == overrides
+
+
+# A disk that takes 100,000 bytes of a file, which is less than a checkpoint, then more.
+UNSAVED = """
+import resource, sys
+from txtrain.cli import main
+for limit, run in (100_000, ["run_dir=run", *sys.argv[1:]]), (resource.RLIM_INFINITY, ["resume=run"]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        print("code", main(["train", *run]), flush=True)
+    except SystemExit as end:
+        print("code", end.code, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_last_step_is_not_saved_says_so_by_its_exit_code(tmp_path: Path) -> None:
+    settings = [*TINY, *ONE, "save.retry_for=1", "samples.length=0", f"data.cache_dir={tmp_path / 'cache'}"]
+    command = [sys.executable, "-c", UNSAVED, *settings]
+    done = forked.run(command, cwd=tmp_path, env=ENVIRONMENT, timeout=120)
+    first, second = done.stdout.split("code 4")
+    assert "No checkpoint at step 3: " in first and "Trying again to save step 12, for 1 s more" in first
+    lost = r"interrupted +step 12 could not be saved \(.*File too large.*\): there is no checkpoint"
+    assert re.search(lost, first), first
+    assert second.endswith("code 0\n"), second
+    assert json.loads((tmp_path / "run/summary.json").read_text())["state"] == "finished"
 
 
 # A disk that takes 100 bytes of a file, then more.

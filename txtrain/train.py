@@ -36,7 +36,7 @@ FROM_SCRATCH = (
     "To adapt a trained model, name its run: init_from=runs/NAME/RUN"
 )
 
-STOPPED_BY_SPIKE = 3  # exit code
+STOPPED_BY_SPIKE, NOT_SAVED = 3, 4  # exit codes
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
 
     Raises:
         UserError: what was asked for cannot be; nothing has been written then.
-        SystemExit: a spike of the loss ended the run, in order.
+        SystemExit: a spike of the loss ended the run, in order, or its last step could not be saved.
     """
     rank = rank_zero_only.rank
     setup_logging(None, rank)
@@ -97,7 +97,11 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     trainer.loggers = new_loggers(config, parts, run.path)
     with loggers_closing(trainer.loggers), ending_processes(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-        outcome = summary.finish(trainer, task)
+        checkpoints: Any = trainer.checkpoint_callback
+        lost = checkpoints.lost(trainer)
+        outcome = summary.finish(trainer, task, **({"state": "interrupted", "stopped": lost} if lost else {}))
+    if lost and rank == 0:
+        raise SystemExit(NOT_SAVED)
     if outcome["state"] == "stopped" and rank == 0:
         raise SystemExit(STOPPED_BY_SPIKE)
     return outcome["validation_loss"]

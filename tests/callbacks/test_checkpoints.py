@@ -1,6 +1,7 @@
 """When checkpoints appear in a run, and what happens when they cannot."""
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tests.callbacks.tiny import Run
-from txtrain.saving import checkpoint_step, list_checkpoints, read_state
+from txtrain.callbacks.checkpoints import Checkpoints
+from txtrain.saving import Save, checkpoint_step, list_checkpoints, read_state
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -66,12 +68,67 @@ def test_training_goes_on_when_the_disk_is_full(
     assert not list(tmp_path.glob("checkpoints/*.partial"))
 
 
-def test_training_goes_on_when_there_can_be_no_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_goes_on_when_there_can_be_no_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "checkpoints").write_text("a file")
-    run = Run(tmp_path, max_steps=2, validate=2).fit()
+    run = Run(tmp_path, max_steps=2, validate=2)
+    run.checkpoints.save = Save(retry_for=0)
+    run.fit()
     assert run.trainer.global_step == 2
     assert "No checkpoint at step 2" in caplog.text
-    assert run.summary.finish(run.trainer, run.task)["state"] == "finished"
+    lost = run.checkpoints.lost(run.trainer)
+    assert lost and lost.startswith("step 2 could not be saved (") and lost.endswith("): there is no checkpoint")
+
+
+def test_the_last_step_is_tried_again_and_stays_the_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full until the third attempt, in a run that saves in the background."""
+    monkeypatch.setattr("txtrain.callbacks.checkpoints.WAITS", (0.01,))
+    full = tmp_path / "checkpoints"
+    full.write_text("a file")
+    run = Run(tmp_path, max_steps=2, validate=2)
+    run.checkpoints.save = Save(retry_for=60, background=True)
+    saved = run.checkpoints._save
+
+    def make_room(*arguments: Any, **options: Any) -> None:
+        if caplog.text.count("Trying again to save step 2") == 2:
+            full.unlink(missing_ok=True)
+        saved(*arguments, **options)
+
+    monkeypatch.setattr(run.checkpoints, "_save", make_room)
+    run.fit()
+    assert run.checkpoints.lost(run.trainer) is None
+    assert caplog.text.count("No checkpoint at step 2") == 2
+    assert {name: (full / name).readlink().name for name in ("last", "best")} == dict.fromkeys(
+        ("last", "best"), "step_00000002.ckpt"
+    )
+    state = read_state(full / "best")["callbacks"]["Checkpoints"]
+    assert state["best"] == run.task.validation["validation/loss"] and state["best_step"] == 2
+
+
+def test_within_training_it_is_tried_again_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute later, not only at the next place."""
+
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        if "00000002" in str(path):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    monkeypatch.setattr("txtrain.saving.tensors.save_file", full)
+    run = Run(tmp_path, every=2, keep=9, max_steps=7)
+    one_step_in_12_s = SimpleNamespace(monotonic=lambda: 12.0 * run.trainer.global_step)
+    monkeypatch.setattr("txtrain.callbacks.checkpoints.time", one_step_in_12_s)
+    run.checkpoints.save = Save(every=100, keep=9)
+    monkeypatch.setattr(run.checkpoints, "_is_due", partial(_is_due, run.checkpoints))
+    run.fit()
+    assert steps(tmp_path) == [7, 5]
+
+
+def _is_due(checkpoints: Any, trainer: Any) -> bool:
+    """At step 2, which fails, and then as ever."""
+    return trainer.global_step == 2 or Checkpoints._is_due(checkpoints, trainer)
 
 
 def test_what_a_killed_process_left_half_written_goes_away(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ class Letters:
     vocab_size = VOCABULARY
     opening: tuple[int, ...] = ()
 
+    opening: tuple[int, ...] = ()
+
     def decode(self, tokens: list[int]) -> str:
         return "".join("abcdefghij\n"[token] for token in tokens)
 
@@ -220,6 +222,10 @@ class Run:
             default_root_dir=run_dir,
             **trainer,
         )
+
+    @property
+    def checkpoints(self) -> Any:
+        return self.trainer.checkpoint_callback
 
     def fit(self, checkpoint: Path | None = None) -> "Run":
         self.trainer.fit(self.task, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)

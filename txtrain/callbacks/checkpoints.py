@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ from txtrain.saving import (
     remove,
     write_manifest,
 )
+from txtrain.signals import inbox
 from txtrain.strategy.shards import whole_shape
+
+RETRY = 30.0  # seconds from a checkpoint that could not be written to the next attempt
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts at the last step; the last one repeats
+GRACE = 10.0  # seconds of attempts for a run that was told to end, which may be killed soon
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +72,9 @@ class Checkpoints(Checkpoint):
         self.folder, self.save, self.clock = run_dir / "checkpoints", save, clock
         self.best = math.inf  # the lowest validation loss
         self.best_step: int | None = None  # of the checkpoint that has it
+        self.saved_step = 0  # of the newest checkpoint
+        self.failure: str | None = None  # why the latest attempt failed
+        self._failed_at = 0.0
         self._step = 0
         self._due = self._stop = False
         self._unfinished: _Writing | None = None
@@ -79,6 +88,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._saved_at = trainer.global_step, time.monotonic()
+        if not self.saved_step:  # else a validation that was made up for has saved one
+            self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             self._link(trainer.global_step)
 
@@ -117,7 +128,7 @@ class Checkpoints(Checkpoint):
         self.best_step = state_dict.get("best_step", linked_step(self.folder, BEST))
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if is_last_step(trainer):
+        if is_last_step(trainer) or self._is_due_again(trainer):
             return True
         if self.save.seconds is None:
             return trainer.global_step % (self.save.steps or 1) == 0
@@ -127,13 +138,28 @@ class Checkpoints(Checkpoint):
         due = time.monotonic() - self._saved_at >= self.save.seconds
         return trainer.strategy.reduce_boolean_decision(due, all=False)
 
+    def _is_due_again(self, trainer: Trainer) -> bool:
+        """Whether a checkpoint that could not be written is to be tried again; the ranks agree, as above."""
+        if self.failure is None or (trainer.world_size > 1 and not is_log_step(trainer)):
+            return False
+        due = time.monotonic() - self._failed_at >= RETRY
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
+
+    def lost(self, trainer: Trainer) -> str | None:
+        """Which step is not saved and why, None if the last one is."""
+        if self.failure is None or self.saved_step == trainer.global_step:
+            return None
+        newest = f"the newest checkpoint is of step {self.saved_step}" if self.saved_step else "there is no checkpoint"
+        return f"step {trainer.global_step} could not be saved ({self.failure}): {newest}"
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finish_writing(trainer)
 
     def save_now(self, trainer: Trainer) -> None:
         """Writes a checkpoint to its end; on all ranks, after a whole optimizer step or within a validation."""
-        self._write(trainer)
+        self._save(trainer)
         self.finish_writing(trainer)
+        self._try_again(trainer, seconds=min(GRACE, self.save.retry_for))
 
     def _look_after_writing(self, trainer: Trainer) -> None:
         """Gives what was written in the background its name soon; only where the ranks wait for each other anyway."""
@@ -144,6 +170,42 @@ class Checkpoints(Checkpoint):
 
     def _write(self, trainer: Trainer, *, best_before: tuple[float, int | None] | None = None) -> None:
         """Writes a checkpoint, or begins to. A full disk or a lost folder does not end the training."""
+        claim = (best_before, self.best, self.best_step) if best_before else None
+        self._save(trainer, best_before=best_before)
+        if is_last_step(trainer):
+            self.finish_writing(trainer)
+            self._try_again(trainer, seconds=self.save.retry_for, unless_told=True, claim=claim)
+
+    def _try_again(
+        self,
+        trainer: Trainer,
+        *,
+        seconds: float,
+        unless_told: bool = False,
+        claim: tuple[tuple[float, int | None], float, int | None] | None = None,
+    ) -> None:
+        """Tries for so long to save the step that training ends at, if that failed.
+
+        Args:
+            seconds: that it may take.
+            unless_told: whether a signal ends it.
+            claim: the best loss and its step, before and with this checkpoint, if it is the best.
+        """
+        strategy: Any = trainer.strategy
+        began, waits = time.monotonic(), chain(WAITS, repeat(WAITS[-1]))
+        while self.saved_step != trainer.global_step:
+            left = began + seconds - time.monotonic()
+            if not strategy.reduce_boolean_decision(left > 0 and not (unless_told and inbox.told)):
+                return
+            log.warning("Trying again to save step %d, for %.0f s more.", trainer.global_step, left)
+            time.sleep(max(0.0, min(next(waits), left)))
+            best_before = None
+            if claim:
+                best_before, self.best, self.best_step = claim
+            self._save(trainer, best_before=best_before)
+            self.finish_writing(trainer)
+
+    def _save(self, trainer: Trainer, *, best_before: tuple[float, int | None] | None = None) -> None:
         self.finish_writing(trainer)
         strategy: Any = trainer.strategy
         step = trainer.global_step
@@ -184,20 +246,29 @@ class Checkpoints(Checkpoint):
                 self.best, self.best_step = writing.best_before
             if trainer.is_global_zero:
                 remove(writing.partial)
+            self._failed_at = time.monotonic()
+        elif writing.path.name != BASE:
+            if self.failure is not None:
+                log.info("Checkpoints are written again: step %d is saved.", writing.step)
+            self.saved_step, self.failure = writing.step, None
         return published
 
     def _agree(self, trainer: Trainer, writing: "_Writing", step: Callable[[], list[Part]]) -> list[Part] | None:
         """What a step gave on all ranks, None if it failed on any, so that none waits for another in vain."""
-        outcome: list[Part] | None = None
+        outcome: list[Part] | str
         try:
             outcome = step()
         except OSError as error:
-            log.error("No checkpoint at step %d: %s. Training goes on.", trainer.global_step, error)
-        outcomes = [outcome]
+            outcome = str(error)
+            goes_on = "" if is_last_step(trainer) else " Training goes on, and it is tried again."
+            log.error("No checkpoint at step %d: %s.%s", trainer.global_step, error, goes_on)
+        outcomes: list[Any] = [outcome]
         if trainer.world_size > 1:
             outcomes = [None] * trainer.world_size
             dist.all_gather_object(outcomes, outcome)
-        return None if None in outcomes else [part for parts in outcomes for part in parts or []]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        self.failure = failures[0] if failures else self.failure
+        return None if failures else [part for parts in outcomes for part in parts]
 
     def _publish(self, trainer: Trainer, writing: "_Writing", parts: list[Part]) -> list[Part]:
         strategy: Any = trainer.strategy

@@ -13,7 +13,6 @@ from torch import Tensor
 from txtrain.callbacks.checkpoints import Checkpoints, validation_follows
 from txtrain.callbacks.steps import is_last_step, new_step
 from txtrain.callbacks.summary import command_to_go_on
-from txtrain.saving import LAST, checkpoint_step
 from txtrain.signals import Interrupted, inbox
 
 log = logging.getLogger(__name__)
@@ -96,8 +95,7 @@ class Stopping(Callback):
         self._validation_missing = validation_missing
         self.checkpoints.save_now(trainer)
         if trainer.is_global_zero:
-            last = self.run_dir / "checkpoints" / LAST
-            saved = f"saved at step {checkpoint_step(last.resolve())}" if last.exists() else "nothing saved"
+            saved = self.checkpoints.lost(trainer) or f"saved at step {trainer.global_step}"
             log.info("%s, %s: to go on, type %s", end, saved, command_to_go_on(self.run_dir))
         raise end
 

@@ -11,16 +11,20 @@ class Save:
     Args:
         every: optimizer steps from one to the next, or minutes such as `30min`.
         keep: newest checkpoints to keep; the best one is kept besides.
+        retry_for: seconds that a run tries to save its last step while the disk is full.
         background: whether training goes on while a checkpoint, once copied to the CPU's memory, is written.
     """
 
     every: int | str = 100
     keep: int = 2
+    retry_for: float = 60.0
     background: bool = False
 
     def __post_init__(self) -> None:
         if not (self.steps or self.seconds):
             raise ValueError(f"save.every is {self.every}: give steps (save.every=100) or minutes (save.every=30min)")
+        if self.retry_for < 0:
+            raise ValueError(f"save.retry_for is {self.retry_for}: give seconds, such as save.retry_for=60")
         if self.keep < 1:
             raise ValueError(f"save.keep is {self.keep}: give at least 1, such as save.keep=2")
 
