@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from txtrain.completion import QUERY, complete
 from txtrain.errors import UserError
 from txtrain.signals import Interrupted, drop_output, inbox, is_unread
 
@@ -200,6 +201,9 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         if command in ("--help", "-h"):
             print(usage())
+            return 0
+        if command == QUERY:
+            complete([command, *arguments], COMMANDS)
             return 0
         if command not in COMMANDS:
             raise UserError(f"txtrain has no command {command}: type txtrain {' or '.join(COMMANDS)}")

@@ -99,3 +99,11 @@ def test_memory_of_a_model_is_what_its_tensors_take():
     model.weight.requires_grad_(False)
     frozen = describe_memory(model, {"optimizer": {"_target_": "txtrain.optim.sgd"}}, "bf16-true")
     assert frozen.startswith("2.0 MiB")
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+def test_a_profiler_writes_its_report_and_the_end_says_where(profiler, folder, capsys):
+    run = [*COMMON, "tokenizer=byte", "model.dim=32", "model.num_layers=1", "trainer.max_steps=2", "samples.length=0"]
+    assert main(["train", *run, f"trainer.profiler={profiler}", "run_dir=run"]) == 0
+    assert lines(capsys)["profile"].strip() == "at the end of run/train.log"
+    assert "Profiler Report" in Path("run/train.log").read_text()

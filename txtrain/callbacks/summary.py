@@ -138,6 +138,8 @@ class Summary(Callback):
         for name in ("sample_before", "sample"):
             if outcome[name]:
                 told[name] = printable(outcome[name]).replace("\n", "\n" + " " * 22)
+        if (self.config.get("trainer") or {}).get("profiler"):
+            told["profile"] = f"at the end of {self.run_dir / 'train.log'}"
         told |= self._what_next(longer)
         result = {*self._measures(), outcome["state"]} if outcome["state"] == "finished" else set()
         for name, text in told.items():

@@ -84,9 +84,7 @@ def _wanted(layers: Layers, count: int) -> set[int]:
     if ends:
         wanted = set(range(int(ends[1]), int(ends[2]) + 1))
     elif isinstance(layers, str):
-        raise ValueError(
-            f"lora.layers is {layers!r}: give a number such as lora.layers=0, a range such as 0-3, or a list"
-        )
+        raise ValueError(f"lora.layers is {layers!r}: give a number (lora.layers=0), a range such as 0-3, or a list")
     else:
         wanted = {layers} if isinstance(layers, int) else set(layers or [])
     if not wanted or not wanted <= set(range(count)):
