@@ -1,6 +1,7 @@
 """Files of sound that soundfile wrote, read as one channel at the rate that is asked for."""
 
 import math
+import os
 import struct
 
 import numpy as np
@@ -87,3 +88,31 @@ def test_files_are_found_in_order_at_any_depth(tmp_path):
     for name in ("z.WAV", "b/a.mp3", "b/notes.txt", "a.flac"):
         (tmp_path / name).touch()
     assert [str(path.relative_to(tmp_path)) for path in find_audio(tmp_path)] == ["a.flac", "b/a.mp3", "z.WAV"]
+
+
+@pytest.mark.parametrize("rate, reason", [(1, "its sample rate is 1 Hz"), (99, "99 Hz"), (3_000_000, "3000000 Hz")])
+def test_a_rate_that_no_sound_has_is_a_reason_before_memory_is_asked_for(tmp_path, rate, reason):
+    path = tmp_path / "slow.wav"
+    sound = b"\1\0" * 480_000
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + len(sound), b"WAVE", b"fmt ", 16, 1, 1, rate, rate, 2, 16)
+    path.write_bytes(head + struct.pack("<4sI", b"data", len(sound)) + sound)
+    with pytest.raises(UnreadableError, match=reason):
+        read_audio(path, 16000)
+
+
+def test_a_file_of_many_hours_is_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("txtrain.audio.files.LONGEST", 1)
+    soundfile.write(tmp_path / "long.wav", np.zeros(16001, np.int16), 16000)
+    with pytest.raises(UnreadableError, match="hours long: cut it"):
+        read_audio(tmp_path / "long.wav", 16000)
+
+
+def test_pipes_hidden_files_and_foreign_kinds(tmp_path):
+    (tmp_path / ".hidden").mkdir()
+    for name in ("._a.wav", ".hidden/b.wav", "phone.m4a", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert [path.name for path in find_audio(tmp_path)] == ["phone.m4a", "pipe.wav"]
+    for name, reason in (("pipe.wav", "it is no regular file"), ("phone.m4a", r"reads no \.m4a: convert it")):
+        with pytest.raises(UnreadableError, match=reason):
+            read_audio(tmp_path / name, 16000)

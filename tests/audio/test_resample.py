@@ -40,3 +40,15 @@ def test_it_is_the_formula(old, new):
         window = torch.where(x.abs() < 6, torch.cos(math.pi * x / 12).square(), torch.zeros_like(x))
         expected.append((waveform * torch.sinc(x) * window * cutoff).sum())
     torch.testing.assert_close(resample(waveform, old, new).double(), torch.stack(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("old", [16001, 44101, 15999])
+def test_rates_with_no_common_divisor_take_little_memory_and_follow_the_formula(old, monkeypatch):
+    tone = torch.sin(2 * math.pi * 500 * torch.arange(old // 4) / old)
+    heard = resample(tone, old, 16000)
+    expected = torch.sin(2 * math.pi * 500 * torch.arange(len(heard)) / 16000)
+    assert len(heard) == math.ceil(len(tone) * 16000 / old)
+    torch.testing.assert_close(heard[400:-400], expected[400:-400], atol=2e-3, rtol=0)
+    by_filters = resample(tone, 441, 160)
+    monkeypatch.setattr("txtrain.audio.resample.MOST_WEIGHTS", 1000)
+    torch.testing.assert_close(resample(tone, 441, 160), by_filters, atol=1e-6, rtol=0)

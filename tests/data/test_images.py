@@ -1,6 +1,7 @@
 """Where images come from, how they are split, and what is wrong with them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_what_cannot_be_read_is_left_out_and_counted_or_stopped_at(pictures, tmp
     with pytest.raises(UserError, match=r"broken.png cannot be read .* or set data.on_bad=skip"):
         folder(pictures, tmp_path, on_bad="stop")
     # It is known from the first time.
-    monkeypatch.setattr("txtrain.data.image_folder.why_unreadable", lambda path: pytest.fail(path))
+    monkeypatch.setattr("txtrain.data.image_folder.why_unreadable", lambda path, _: pytest.fail(path))
     assert len(folder(pictures, tmp_path).bad) == 3
 
 
@@ -269,3 +270,25 @@ def test_what_a_run_keeps_is_what_makes_its_input(tmp_path):
 def test_what_cannot_be_is_told(settings, message):
     with pytest.raises(UserError, match=message):
         digits(**settings)
+
+
+def test_pipes_foreign_kinds_and_images_of_transparency_alone_are_counted(pictures, tmp_path):
+    """And at once: whoever opens a pipe waits. What is hidden is no image, at any depth."""
+    os.mkfifo(pictures / "cat" / "pipe.png")
+    (pictures / "cat" / "phone.heic").write_bytes(b"ftypheic")
+    drawn = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    drawn.putpixel((3, 3), (0, 0, 0, 0))
+    drawn.save(pictures / "dog" / "alpha.png")
+    Image.new("RGBA", (8, 8), (0, 0, 0, 255)).save(pictures / "dog" / "black.png")
+    (pictures / "dog" / ".thumbs").mkdir()
+    for name in ("._1.png", ".thumbs/2.png"):
+        (pictures / "dog" / name).write_bytes(b"no image")
+    data = folder(pictures, tmp_path, prepare=False)
+    assert {Path(place).name: reason for place, reason in data.bad.items()} == {
+        "pipe.png": "it is no regular file",
+        "phone.heic": "Pillow reads no .heic: convert it to .jpg or .png",
+        "alpha.png": "it is only an alpha channel, and data.channels=3 has none",
+    }
+    assert data.left_out()["unreadable"].startswith("3 files are left out")
+    seen = folder(pictures, tmp_path, prepare=False, channels=4, mean=0.5, std=0.5)
+    assert {Path(place).name for place in seen.bad} == {"pipe.png", "phone.heic"}

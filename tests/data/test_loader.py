@@ -1,6 +1,9 @@
 """Loaders: who sees what, on any number of ranks, with any micro-batch, with workers, and after a resume."""
 
 import itertools
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -168,3 +171,35 @@ def test_the_first_batches_of_evaluation_are_the_same_samples_on_any_number_of_r
         (whole,) = evaluation(23, 1, 7, batch_size=7)
         expected = list(whole)[batch]["index"]
         assert sorted(index[index >= 0].tolist()) == sorted(expected[expected >= 0].tolist())
+
+
+def test_an_error_ends_the_process_and_its_workers_at_once():
+    """Workers outlive the SIGTERM that a whole job gets, but not the process that needs them."""
+    program = """
+import os, sys
+import numpy as np, torch
+from txtrain.data.loader import StepLoader
+from txtrain.data.order import Shuffled
+
+class Slow:
+    def __len__(self): return 8
+    def batch(self, index, epoch=0):
+        import time
+        time.sleep(0 if 0 in index else 60)
+        print(os.getpid(), flush=True)
+        return {"targets": torch.zeros(len(index), 1)}
+
+if __name__ == "__main__":
+    order = Shuffled(size=8, batch_size=8, seed=0)
+    loader = StepLoader(Slow(), order=order, micro=8, accumulation=1, num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    late = StepLoader(Slow(), order=Shuffled(size=8, batch_size=1, seed=0), micro=1, accumulation=1, num_workers=2)
+    others = [iter(late._prepared(range(8)))]
+    raise ValueError("the end")
+"""
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().endswith("ValueError: the end")
+    assert time.monotonic() - started < 50, "a worker held it up"

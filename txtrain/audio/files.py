@@ -10,8 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from txtrain.audio.resample import resample
+from txtrain.data.files import walk
 from txtrain.errors import UserError
 
+FOREIGN = (".m4a", ".aac", ".wma", ".amr", ".webm", ".mp4")  # sound, but not libsndfile's
+RATES = (100, 2_000_000)  # Hz; what a header says beyond them is damage
+LONGEST = 12 * 3600  # seconds of a file that is held in memory
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
 LOUDEST = 32767  # of 16-bit samples
 # libsndfile's notes on a file that is shorter than its header says. Programs that write into a pipe do not know the
@@ -31,8 +35,8 @@ def is_audio(path: Path) -> bool:
 
 
 def find_audio(folder: Path) -> Iterator[Path]:
-    """The files of sound in a folder and all below it, in order."""
-    yield from sorted(path for path in folder.rglob("*") if is_audio(path) and not path.is_dir())
+    """The files of sound in a folder and all below it, in order, be they of a kind that cannot be read."""
+    yield from (path for path in walk(folder) if is_audio(path) or path.suffix.lower() in FOREIGN)
 
 
 def read_audio(path: Path, sample_rate: int) -> tuple[Waveform, int]:
@@ -44,9 +48,13 @@ def read_audio(path: Path, sample_rate: int) -> tuple[Waveform, int]:
     """
     soundfile = import_soundfile()
     if not path.is_file():
-        raise UnreadableError("it is a folder" if path.is_dir() else "it is not there")
+        got = "it is no regular file" if path.exists() else "it is not there"
+        raise UnreadableError("it is a folder" if path.is_dir() else got)
+    if path.suffix.lower() in FOREIGN:
+        raise UnreadableError(f"libsndfile reads no {path.suffix.lower()}: convert it to .wav or .flac")
     try:
         with soundfile.SoundFile(str(path)) as file:
+            _check_length(file.frames, file.samplerate)
             sound, rate, notes = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise UnreadableError(" ".join(str(getattr(error, "error_string", error)).split())) from None
@@ -59,6 +67,16 @@ def read_audio(path: Path, sample_rate: int) -> tuple[Waveform, int]:
     if not mono.isfinite().all():
         raise UnreadableError("some samples are no numbers")
     return to_16_bits(resample(mono, rate, sample_rate)), rate
+
+
+def _check_length(frames: int, rate: int) -> None:
+    """Refuses what would take more memory than there is, before it is asked for."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UnreadableError(f"its sample rate is {rate} Hz, which is not between {RATES[0]} and {RATES[1]}")
+    if 0 <= frames < UNKNOWN_LENGTH and frames > LONGEST * rate:
+        raise UnreadableError(
+            f"it is {frames / rate / 3600:.0f} hours long: cut it into parts of {LONGEST // 3600} hours"
+        )
 
 
 def to_16_bits(waveform: torch.Tensor) -> Waveform:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import RootModel
 
 from txtrain.data import cache
-from txtrain.data.files import state
+from txtrain.data.files import state, walk
 from txtrain.data.images import Entry, ImageData
-from txtrain.data.pixels import read_image, why_unreadable
+from txtrain.data.pixels import FOREIGN, TRANSPARENT, read_image, why_unreadable
 from txtrain.data.progress import Progress
 from txtrain.data.seal import read_record
 from txtrain.errors import UserError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BAD = "unreadable.json"
-RULES = 2  # raise it when other files than before can be read
+RULES = 3  # raise it when other files than before can be read
 
 
 class ImageFolder(ImageData):
@@ -58,13 +58,14 @@ class ImageFolder(ImageData):
     @cached_property
     def bad(self) -> dict[str, str]:
         """Files that cannot be read, and why."""
-        name = cache.fingerprint(images=self.identity(), rules=RULES)
+        alpha = self.pixels.channels in TRANSPARENT
+        name = cache.fingerprint(images=self.identity(), rules=RULES, **({"alpha": True} if alpha else {}))
         folder = cache.entry(self.cache_dir, name, self._read_all, read_bad)
         return read_bad(folder)
 
     def _read_all(self, folder: Path) -> None:
         with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) + 1)) as pool:
-            reasons = pool.map(why_unreadable, [entry.place for entry in self._found])
+            reasons = pool.map(self._why, [entry.place for entry in self._found])
             found = {}
             with Progress("reading images", len(self._found), unit="images") as progress:
                 for entry, reason in zip(self._found, reasons, strict=True):
@@ -72,6 +73,9 @@ class ImageFolder(ImageData):
                     if reason:
                         found[entry.place] = reason
         (folder / BAD).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+
+    def _why(self, place: str) -> str | None:
+        return why_unreadable(place, self.pixels.channels)
 
     def entries(self) -> list[Entry]:
         bad = self.bad
@@ -122,7 +126,7 @@ def _entries(path: Path, key: str, held_out: bool | None = None) -> Iterable[Ent
     if not folders:
         raise UserError(f"{key}={path} has no folders: make one for each class, with its images in it")
     for folder in folders:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in known and not file.is_dir())
+        files = [file for file in walk(folder) if file.suffix.lower() in known | FOREIGN]
         if not files:
             raise UserError(f"the class {folder} is empty: put images into it, or remove it")
         for file in files:

@@ -4,8 +4,12 @@ Both are plain iterables, not `torch.utils.data.DataLoader`s, so Lightning puts 
 DataLoader inside brings worker processes and pinned memory.
 """
 
+import atexit
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,6 +22,21 @@ from txtrain.data.packing import IGNORED, PADDING
 from txtrain.signals import outlive
 
 Batch = dict[str, Tensor]
+
+# Iterators whose workers may still be there, and the process that started these.
+_open: WeakKeyDictionary[Iterator[list[Batch]], int] = WeakKeyDictionary()
+
+
+@atexit.register
+def end_workers() -> None:
+    """Ends at once the workers of a process that ends, by an error too: they put off the SIGTERM that they get."""
+    for prepared, process in _open.items():
+        workers = getattr(prepared, "_workers", ()) if process == os.getpid() else ()
+        if workers:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a worker is killed
+        for worker in workers:
+            worker.kill()
+            worker.join()
 
 
 class Samples(Protocol):
@@ -101,7 +120,7 @@ class StepLoader:
         steps = _Steps(self, self._epoch)
         if not (self.num_workers or self.pin_memory):
             return map(steps.__getitem__, order)
-        return DataLoader(
+        loader = DataLoader(
             steps,
             sampler=order,
             batch_size=None,
@@ -110,6 +129,9 @@ class StepLoader:
             worker_init_fn=outlive,
             generator=torch.Generator(),  # its own: an iterator otherwise draws its seed from the global generator
         )
+        prepared = iter(loader)
+        _open[prepared] = os.getpid()
+        return prepared
 
     @property
     def sampler(self) -> "StepLoader":

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ FILE = "preprocessor_config.json"
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names of formats with so many channels
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
 BILINEAR = RESAMPLING["bilinear"]
+
+FOREIGN = frozenset({".heic", ".heif", ".jxl", ".svg", ".cr2", ".nef", ".arw", ".dng"})  # images, but not Pillow's
+TRANSPARENT = (2, 4)  # channels with transparency
 
 log = logging.getLogger(__name__)
 
@@ -185,21 +190,45 @@ def read_image(path: str | Path) -> "Image":
         return to_8_bits(ImageOps.exif_transpose(image))
 
 
-def why_unreadable(path: str) -> str | None:
-    """Why an image cannot be read, in a few words; None if it can."""
+def why_unreadable(path: str, channels: int | None = None) -> str | None:
+    """Why an image cannot be read, or has nothing in so many channels, in a few words; None if it can."""
     from PIL import UnidentifiedImageError
     from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
+    if reason := _no_file(path):
+        return reason
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DecompressionBombWarning)  # large is not bad
-            read_image(path)
+            image = read_image(path)
+            if channels is not None and channels not in TRANSPARENT and only_alpha(image):
+                return f"it is only an alpha channel, and data.channels={channels} has none"
     except UnidentifiedImageError:
-        return "it is no image that Pillow knows"
+        suffix = Path(path).suffix.lower()
+        foreign = f"Pillow reads no {suffix}: convert it to .jpg or .png"
+        return foreign if suffix in FOREIGN else "it is no image that Pillow knows"
     except (OSError, SyntaxError, ValueError, EOFError, DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)  # Pillow's own have no number, and say it in words
         return " ".join(reason.replace(path, "it").split()) or type(error).__name__
     return None
+
+
+def only_alpha(image: "Image") -> bool:
+    """Whether an image has one colour, so that only its transparency says what is on it."""
+    if not ("A" in image.getbands() or "transparency" in image.info):
+        return False
+    values = np.asarray(image.convert("RGBA")).reshape(-1, 4)
+    alike = values.min(0) == values.max(0)
+    return bool(alike[:3].all() and not alike[3])
+
+
+def _no_file(path: str) -> str | None:
+    """Why nothing is to be read: whoever opens a pipe waits for somebody to write into it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return error.strerror
+    return None if stat.S_ISREG(mode) else "it is no regular file"
 
 
 def _read(said: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from txtrain.data.pixels import Pixels, read_image, why_unreadable
+from txtrain.data.pixels import FOREIGN, Pixels, read_image, why_unreadable
 from txtrain.errors import UserError
 from txtrain.predict.labels import label_record
 from txtrain.predict.predictor import Given, Predictor, path_beside
@@ -25,7 +25,7 @@ class ImageLabeller(Predictor):
         top: how many labels to tell, the likeliest first. Default: all.
     """
 
-    suffixes = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+    suffixes = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}) | FOREIGN
 
     def __init__(self, trained: "Trained", *, file: str = "file", top: int | None = None) -> None:
         super().__init__(trained)
@@ -42,7 +42,7 @@ class ImageLabeller(Predictor):
         if not isinstance(path, str | Path) or not str(path):
             raise UserError(f"it names no image: put its path into {self.file}, or type file=FIELD")
         path = Path(path).expanduser()
-        if reason := why_unreadable(str(path)):
+        if reason := why_unreadable(str(path), self.pixels.channels):
             raise UserError(f"{path} cannot be read ({reason})")
         return self.pixels(read_image(path))
 
