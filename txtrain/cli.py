@@ -73,10 +73,12 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     from omegaconf import OmegaConf
 
     from txtrain.config import check, find_run, resume_config, saved_config, to_plain
+    from txtrain.implied import fill_implied
     from txtrain.launch import find_launch
     from txtrain.mixtures import spread
     from txtrain.run import RunDirectory
 
+    fill_implied(config)
     first = RunDirectory.of_first()
     if first:
         config.run_dir = str(first.path)

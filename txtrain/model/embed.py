@@ -49,7 +49,8 @@ class Embedding(Input):
         vocab_size: number of different tokens V.
         dropout: probability of zeroing an element.
         tied: whether the head uses the same matrix (https://arxiv.org/abs/1608.05859).
-        scale: whether token vectors are multiplied by √D (https://arxiv.org/abs/1706.03762).
+        scale: whether token vectors are multiplied by √D (https://arxiv.org/abs/1706.03762). Default: they are not; a
+            config that leaves it out has what the encoding's paper has (`Encoding.scales_embedding`).
         norm: whether a LayerNorm follows (BERT, BLOOM).
         norm_eps: added to its variance.
         token_types: number of segment types whose vectors are added (BERT has 2).
@@ -63,7 +64,7 @@ class Embedding(Input):
         vocab_size: int | None,
         dropout: float = 0.0,
         tied: bool = True,
-        scale: bool = False,
+        scale: bool | None = None,
         norm: bool = False,
         norm_eps: float = 1e-5,
         token_types: int = 0,

@@ -26,6 +26,8 @@ class Encoding(nn.Module):
 
     on_grids: ClassVar[bool] = False
     """Whether it knows positions on a grid."""
+    scales_embedding: ClassVar[bool] = False
+    """Whether its paper multiplies token vectors by √D before positions are added: the default of `embedding.scale`."""
 
     def __init__(self, *, stack: Stack) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ class Sinusoidal(Encoding):
     """
 
     on_grids = True
+    scales_embedding = True
 
     def __init__(
         self, *, stack: Stack, base: float = 10000.0, layout: Literal["interleaved", "half"] = "interleaved"
