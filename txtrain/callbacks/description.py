@@ -11,6 +11,7 @@ from torch import nn
 from txtrain.config import config_directory, options
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import adapters, parameter_counts
+from txtrain.optim import is_small
 from txtrain.printable import short
 from txtrain.strategy import OneDevice
 
@@ -68,7 +69,9 @@ def describe_memory(model: nn.Module, config: Mapping[str, Any], precision: str)
     total, trainable = parameter_counts(model)
     width = 2 if precision.endswith("16-true") else 8 if precision.startswith("64") else 4
     moments = 2 if "adamw" in str(config["optimizer"]["_target_"]).lower() else 1
-    parts = {"weights": total * width, "gradients": trainable * width, "optimizer": trainable * width * moments}
+    masters = sum(p.numel() for p in model.parameters() if p.requires_grad and is_small(p)) if width == 2 else 0
+    state = (trainable * moments + masters) * max(width, 4)
+    parts = {"weights": total * width, "gradients": trainable * width, "optimizer": state}
     listed = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
     return f"{mebibytes(sum(parts.values()))} before activations ({listed}), less where the strategy shards"
 

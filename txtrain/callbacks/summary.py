@@ -18,6 +18,7 @@ from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
 from txtrain.logger import RESULT
 from txtrain.model.lora import parameter_counts
+from txtrain.optim import HalfOptimizer
 from txtrain.printable import duration, printable, short
 from txtrain.saving import BEST, LAST, PARTIAL, remove
 from txtrain.signals import Interrupted
@@ -177,7 +178,8 @@ def optimizer_name(optimizer: Any) -> str:
     """The class that runs, which a strategy may have chosen for its devices."""
     inner = getattr(optimizer, "optimizer", optimizer)  # DeepSpeed's own is around it
     fused = all(group.get("fused") for group in inner.param_groups)
-    return type(inner).__name__ + ", fused" * fused
+    cost = f"; {optimizer.describe()}" if isinstance(optimizer, HalfOptimizer) else ""
+    return type(inner).__name__ + ", fused" * fused + cost
 
 
 def why_stopped(trainer: Any) -> str:

@@ -128,6 +128,10 @@ class Reader(Mapping[str, Tensor]):
         file, name_in_file = self._places[name]
         return tuple(file.get_slice(name_in_file).get_shape())
 
+    def has_16_bits(self, name: str) -> bool:
+        file, name_in_file = self._places[name]
+        return file.get_slice(name_in_file).get_dtype() in ("BF16", "F16")
+
     def moments(self) -> "dict[str, Reader]":
         """Those of the optimizer, by the weight's name and then by key; none for a weight that has none."""
         found: dict[str, Reader] = defaultdict(Reader)

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from txtrain.errors import UserError
 from txtrain.logger import LOG_ONLY
+from txtrain.optim import HalfOptimizer
 from txtrain.saving import (
     AVERAGE,
     BASE,
@@ -136,6 +137,7 @@ class Portable(Strategy):
             self._set_weight(parameter, self._reader[WEIGHT + name])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        self._tell_widened()
         moments = self._reader.moments()
         self._set_moments({parameter: moments[name] for name, parameter in self.trained().items()})
         for group, rate in zip(self.optimizers[0].param_groups, checkpoint["optimizer_states"][0]["lr"], strict=True):
@@ -196,10 +198,23 @@ class Portable(Strategy):
                 other_masks,
             )
 
+    def _tell_widened(self) -> None:
+        """Of a checkpoint from before moments were in float32."""
+        names = [
+            *self._reader.names(MOMENT),
+            *(WEIGHT + name for name, p in self.trained().items() if p in self._masters),
+        ]
+        if self._rank == 0 and any(self._reader.has_16_bits(name) for name in names):
+            log.warning(
+                "The checkpoint is of an earlier version, which with trainer.precision=bf16-true kept the optimizer's "
+                "moments and norms in 16 bits only: moments go on in float32, small weights get float32 masters, and "
+                "losses differ from what they would have been."
+            )
+
     # How a process holds a tensor: whole, or as torch's shards. DeepSpeed holds it otherwise.
 
     def _whole_weight(self, parameter: nn.Parameter) -> Tensor:
-        return _whole(parameter)
+        return _whole(self._masters.get(parameter, parameter))
 
     def _whole_moments(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
         for key, value in sorted(self.optimizers[0].state.get(parameter, {}).items()):
@@ -207,8 +222,11 @@ class Portable(Strategy):
                 yield key, _whole(torch.as_tensor(value))
 
     def _set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
+        held = _held_like(parameter, value)
         with torch.no_grad():
-            parameter.copy_(_held_like(parameter, value))
+            parameter.copy_(held)
+            if parameter in self._masters:
+                self._masters[parameter].copy_(held)
 
     def _set_moments(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
         optimizer = self.optimizers[0]
@@ -219,6 +237,11 @@ class Portable(Strategy):
         }
         state = {number: held for number, held in state.items() if held}
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    @property
+    def _masters(self) -> Mapping[nn.Parameter, Tensor]:
+        """Float32 copies that the optimizer keeps of weights in 16 bits."""
+        return next((optimizer.masters for optimizer in self.optimizers if isinstance(optimizer, HalfOptimizer)), {})
 
     @property
     def _rank(self) -> int:

@@ -39,6 +39,7 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
     """
 
     flattens_parameters: ClassVar[bool] = True
+    keeps_masters: ClassVar[bool] = True  # in float32, of all weights that train
 
     def __init__(self, *, zero_optimization: dict[str, Any], aio: dict[str, Any] | None = None) -> None:
         if importlib.util.find_spec("deepspeed") is None:

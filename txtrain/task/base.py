@@ -21,6 +21,7 @@ from txtrain.model.checkpointing import CheckpointingPolicy
 from txtrain.model.flops import Flow, embedding_flops, head_flops, stack_flops
 from txtrain.model.head import IGNORED, Loss, widest_float
 from txtrain.model.lora import LoRA, adapters
+from txtrain.optim import in_float32
 from txtrain.plots.view import View
 from txtrain.predict.predictor import Predictor
 from txtrain.rules import RULES, UNITS_READ, warn_of_new_rules
@@ -172,6 +173,8 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.new_optimizer(self.model)
+        if not getattr(self.trainer.strategy, "keeps_masters", False):
+            optimizer = in_float32(optimizer, self.model, seed=self.seed, step=lambda: self.trainer.global_step)
         total = self._total_steps()
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.scale(step, total) * self.lora.rewarm(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
