@@ -1,5 +1,7 @@
 """Conversations: lines of JSON, written by the model's chat template, of which the assistant's tokens are learned."""
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from txtrain.data import cache, files
-from txtrain.data.conversation import Conversation, read_conversations
+from txtrain.data.conversation import MAPPINGS, Conversation, read_conversations
 from txtrain.data.language import LanguageData
 from txtrain.data.rows import RowWindows, RowWriter
 from txtrain.data.split import Document, Split
@@ -18,6 +20,7 @@ from txtrain.data.template import ChatTemplate
 from txtrain.data.turns import TurnEncoder, telling_place
 from txtrain.errors import UserError
 
+FORMS = "forms.json"  # how many lines had each form
 CHUNK = 2000  # conversations encoded at a time, on all cores
 
 
@@ -139,9 +142,18 @@ class ChatData(LanguageData):
             f"{train.median} tokens (median), 95% at most {train.long}, longest {train.longest}",
             "too long": f"{too_long} of more than data.seq_len={self.seq_len} tokens, {cut}"
             + (f"; {left_out} left out, with no token of the assistant" if left_out else ""),
+            **self._told_forms(),
             "windows": f"{len(self.windows('train'))} to train on, {train.filled:.0%} full",
             "chat template": self.chat_template().origin,
         }
+
+    def _told_forms(self) -> dict[str, str]:
+        """How lines became messages, where they were none as they stand."""
+        file = self.folder / FORMS
+        found: dict[str, int] = json.loads(file.read_text()) if file.is_file() else {}  # entries from before have none
+        if not set(found) - {"messages"}:
+            return {}
+        return {"form": "; ".join(f"{count} of {form}: {MAPPINGS[form]}" for form, count in found.items())}
 
     def _write(self, folder: Path) -> None:
         apart = self.validation_path is not None
@@ -151,15 +163,19 @@ class ChatData(LanguageData):
             raise UserError(f"{self._named()} holds no conversation: give some")
         self.tokenizer.fit(split.sample(self.documents(), self.tokenizer.sample_characters))
         encoder, token_type = self.encoder, cache.token_type(self.tokenizer)
+        forms: Counter[str] = Counter()
         with ExitStack() as stack:
             train, validation = (
                 stack.enter_context(RowWriter(folder, name, token_type)) for name in ("train", "validation")
             )
             for number, (conversation, turns) in enumerate(_encoded(encoder, self.conversations())):
+                forms[conversation.form] += 1
                 (validation if split.held_out[number] else train).write(turns, conversation.place)
             if apart:
                 for conversation, turns in _encoded(encoder, self.conversations("validation_path")):
+                    forms[conversation.form] += 1
                     validation.write(turns, conversation.place)
+        (folder / FORMS).write_text(json.dumps(forms))
         self.tokenizer.save(folder / "tokenizer.json")
 
     def check_entry(self, folder: Path) -> None:

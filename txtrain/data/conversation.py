@@ -7,10 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from txtrain.data.files import read_jsonl
+from txtrain.data.lines import parse_json
 from txtrain.data.template import Message
 from txtrain.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# ShareGPT's names of them.
+SPEAKERS = {
+    **{name: name for name in ROLES},
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot", "function_call"), "assistant"),
+    **dict.fromkeys(("observation", "function_response"), "tool"),
+}
+MAPPINGS = {
+    "messages": "messages: role, content",
+    "prompt and completion": "prompt → user, completion → assistant",
+    "ShareGPT": "conversations: from → role (human → user, gpt → assistant), value → content",
+    "Alpaca": "instruction and input → user, output → assistant",
+}
+"""How the forms that a line may have become messages, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +36,14 @@ class Conversation:
         messages: in order; at least one that is learned is the assistant's.
         given: how many of them are a prompt, of which nothing is learned.
         tools: JSON schemas of functions that a template may describe.
+        form: which form the line had.
         place: file and line, in words.
     """
 
     messages: list[Message]
     given: int = 0
     tools: list[Any] | None = None
+    form: str = "messages"
     place: str = ""
 
     @property
@@ -55,9 +72,10 @@ def check_characters(text: str, place: str) -> None:
 
 
 def new_conversation(row: Any, place: str) -> Conversation:
-    """The conversation that an object holds: `messages`, or `prompt` and `completion`; `tools` beside them."""
+    """The conversation that an object holds, in any of the forms of `MAPPINGS`; `tools` and `system` beside them."""
     if not isinstance(row, dict):
         raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
+    form, row = mapped(row, place)
     tools = row.get("tools") or None
     if tools is not None and not isinstance(tools, list):
         raise UserError(f"{place}: tools is {type(tools).__name__}: give a list of JSON schemas, or leave it out")
@@ -68,12 +86,52 @@ def new_conversation(row: Any, place: str) -> Conversation:
         messages, given = prompt + read_messages(row["completion"], "completion", place, role="assistant"), len(prompt)
     else:
         fields = ", ".join(map(str, row)) or "no fields"
-        raise UserError(f"{place} has {fields}: give messages, or prompt and completion")
+        raise UserError(
+            f"{place} has {fields}: give messages, or prompt and completion (or ShareGPT's conversations, or Alpaca's "
+            "instruction and output)"
+        )
     if not any(message["role"] == "assistant" for message in messages[given:]):
         raise UserError(f"{place} has no message of the assistant to learn from: add one or remove the line")
-    conversation = Conversation(messages=messages, given=given, tools=tools, place=place)
+    conversation = Conversation(messages=messages, given=given, tools=tools, form=form, place=place)
     check_characters(conversation.key, place)
     return conversation
+
+
+def mapped(row: dict[str, Any], place: str) -> tuple[str, dict[str, Any]]:
+    """The form of an object, and the same as messages, or as prompt and completion; other objects stay as they are."""
+    if row.get("messages") is not None:
+        return "messages", row
+    if row.get("prompt") is not None and row.get("completion") is not None:
+        return "prompt and completion", row
+    system = row.get("system") if isinstance(row.get("system"), str) and row["system"].strip() else None
+    before = [{"role": "system", "content": system}] if system else []
+    if isinstance(row.get("conversations"), list):
+        turns = row["conversations"]
+        if turns and isinstance(turns[0], dict) and "role" in turns[0]:
+            return "messages", {**row, "messages": before + turns}
+        messages = [
+            _spoken(turn, f"{place}: message {number} of conversations") for number, turn in enumerate(turns, 1)
+        ]
+        tools = row.get("tools")
+        if isinstance(tools, str):  # as LLaMA-Factory's files have them
+            tools = parse_json(tools, f"{place}: tools") if tools.strip() else None
+        return "ShareGPT", {"messages": before + messages, "tools": tools}
+    if isinstance(row.get("instruction"), str):
+        more = row.get("input") if isinstance(row.get("input"), str) else None
+        asked = f"{row['instruction']}\n\n{more}" if more and more.strip() else row["instruction"]
+        prompt = [*before, {"role": "user", "content": asked}]
+        return "Alpaca", {"prompt": prompt, "completion": row.get("output"), "tools": row.get("tools")}
+    return "prompt and completion", row
+
+
+def _spoken(turn: Any, place: str) -> Message:
+    """A message of ShareGPT's."""
+    if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or "value" not in turn:
+        got = ", ".join(map(str, turn)) if isinstance(turn, dict) else type(turn).__name__
+        raise UserError(f"{place} has {got}: give from and value, or role and content")
+    if turn["from"].lower() not in SPEAKERS:
+        raise UserError(f"{place} is from {turn['from']}: give one of {', '.join(SPEAKERS)}")
+    return {"role": SPEAKERS[turn["from"].lower()], "content": turn["value"]}
 
 
 def read_messages(value: Any, field: str, place: str, role: str | None = None) -> list[Message]:

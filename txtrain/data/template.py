@@ -124,7 +124,11 @@ class ChatTemplate:
         return text, [self._answer(text, messages, number, tools) for number in answers]
 
     def _answer(self, text: str, messages: Sequence[Message], number: int, tools: list[Any] | None) -> Span:
-        prompt = self.render(messages[:number], tools=tools, add_generation_prompt=True)
+        if number == 0:
+            # No template needs to take a conversation without a message, and many write something before the first one.
+            prompt = self.render([{**messages[0], "content": STAND_IN}], tools=tools).partition(STAND_IN)[0]
+        else:
+            prompt = self.render(messages[:number], tools=tools, add_generation_prompt=True)
         answered = self.render(messages[: number + 1], tools=tools)
         if text.startswith(answered) and answered.startswith(prompt):
             return len(prompt), len(answered)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from txtrain.data.conversation import check_characters, read_messages
+from txtrain.data.conversation import check_characters, mapped, read_messages
 from txtrain.data.files import READING_ERRORS, kind, open_file
 from txtrain.data.lines import decode, parse_object, split_lines
 from txtrain.data.template import ChatTemplate, Message, TemplateRefusal
@@ -47,8 +47,12 @@ def conversation(text: str, system: str | None) -> list[Message]:
 
 def _prompt_in(line: str, place: str, *, chat: bool) -> Prompt:
     row = parse_object(line, place)
+    if chat:
+        _, row = mapped(row, place)
     if chat and row.get("messages") is not None:
         return read_messages(row["messages"], "messages", place)
+    if chat and isinstance(row.get("prompt"), list):
+        return read_messages(row["prompt"], "prompt", place)
     if not isinstance(row.get("prompt"), str):
         fields = ", ".join(row) or "no fields"
         wanted = "messages, or a text as prompt" if chat else "a text as prompt (with --chat messages too)"
