@@ -58,6 +58,7 @@ class Trained:
         target_tokenizer: of what an encoder-decoder writes, if it is another one.
         memory: how texts are read that are to be translated, if not as they are.
         labels: names of those that its head scores, if it scores labels.
+        problem_type: what its scores of labels mean, if its folder says so: `regression`, `multi_label_classification`.
         task: what it was trained for, if that is known.
         family: that of the Hugging Face folder that it came from.
     """
@@ -73,6 +74,7 @@ class Trained:
     target_tokenizer: Tokenizer | None = None
     memory: Memory | None = None
     labels: tuple[str, ...] = ()
+    problem_type: str | None = None
     task: "type[Task] | None" = None
     family: Family | None = None
 
@@ -227,6 +229,7 @@ def _from_folder(folder: Path) -> Trained:
         axes=imported.axes,
         folder=folder,
         labels=imported.labels,
+        problem_type=imported.problem_type,
         task=_task_of(imported),
         family=imported.family,
         **reading,

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import RobertaProcessing
+from tokenizers.processors import BertProcessing, RobertaProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from tests.task.examples import TEXT, write_labelled, write_tagged
@@ -126,3 +127,39 @@ def test_pairs_are_read_as_robertas_tokenizer_sets_them(tmp_path):
     assert main(["predict", "pairs", "asked.jsonl", "--output", "told.jsonl", "--device=cpu"]) == 0
     told = json.loads((tmp_path / "told.jsonl").read_text())["probabilities"]
     assert [told[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_labels": 1},
+        {"num_labels": 1, "problem_type": "regression"},
+        {"num_labels": 3, "problem_type": "regression"},
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        {"num_labels": 3, "problem_type": "single_label_classification"},
+        {"num_labels": 3},
+    ],
+    ids=str,
+)
+def test_scores_are_those_of_the_pipeline(tmp_path, options):
+    their_folder(tmp_path / "scores", transformers.BertForSequenceClassification, **options)
+    core = Tokenizer.from_file("scores/tokenizer.json")
+    core.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    core.save("scores/tokenizer.json")
+    texts = ["the cat sat", "a dog"]
+    Path("two.txt").write_text("\n".join(texts))
+    assert main(["predict", "scores", "two.txt", "--device", "cpu", "--output", "told.jsonl"]) == 0
+    told = [json.loads(line) for line in Path("told.jsonl").read_text().splitlines()]
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]")
+    pipeline = transformers.pipeline("text-classification", "scores", tokenizer=tokenizer, device="cpu")
+    for line, scores in zip(told, pipeline(texts, top_k=None), strict=True):
+        got = line["scores"] if options.get("problem_type") == "regression" else line["probabilities"]
+        assert got == pytest.approx({score["label"]: score["score"] for score in scores}, abs=1e-5)
+
+
+def test_eval_refuses_what_it_would_measure_by_a_softmax(tmp_path, capsys):
+    kind = transformers.BertForSequenceClassification
+    their_folder(tmp_path / "scores", kind, num_labels=3, problem_type="multi_label_classification")
+    Path("two.jsonl").write_text('{"text": "a cat", "label": "LABEL_0"}\n{"text": "a dog", "label": "LABEL_1"}\n')
+    assert main(["eval", "scores", "data=labelled", "data.path=two.jsonl", "trainer.accelerator=cpu"]) == 1
+    assert "is of a multi_label_classification" in capsys.readouterr().err

@@ -203,3 +203,24 @@ def test_mistakes_are_told(base, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("adapter", [(), ("--adapter",)], ids=["whole", "adapter"])
+def test_nothing_beside_the_folder_is_removed(base, adapter):
+    """A folder of the user's with a name that looks like one of ours, and none of ours stays behind."""
+    common = [word for word in RUN if not word.startswith(("model.", "tokenizer"))]
+    assert main(["train", *common, "init_from=base", "lora.rank=2", "data.seq_len=16", "run_dir=run"]) == 0
+    Path("out.partial").mkdir()
+    Path("out.partial/mine.txt").write_text("precious")
+    before = set(Path().iterdir())
+    export("run", "out", *adapter)
+    assert Path("out.partial/mine.txt").read_text() == "precious"
+    assert set(Path().iterdir()) - before == {Path("out")}
+
+
+def test_checkpoints_remove_only_what_is_theirs(tmp_path):
+    assert main(["train", *RUN, "run_dir=run"]) == 0
+    Path("run/checkpoints/mine.partial").write_text("precious")
+    Path("run/checkpoints/step_00000009.ckpt.partial").mkdir()
+    assert main(["train", "resume=run", "trainer.max_steps=2"]) == 0
+    assert [path.name for path in Path("run/checkpoints").glob("*.partial")] == ["mine.partial"]

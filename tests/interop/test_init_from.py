@@ -141,6 +141,14 @@ def test_a_folder_that_is_none_is_refused(capsys):
         ({"num_attention_heads": 3}, "cannot be expressed: model.num_heads=3 is no multiple of"),
         ({"rms_norm_eps": "tiny"}, "cannot be expressed: its rms_norm_eps is tiny, and must be of type float"),
         ({"model_type": ["llama"]}, "is a ['llama'] model: txtrain reads "),
+        ({"vocab_size": 10**30}, "config.json makes 3.2e+31 weights or more, and its files have"),
+        ({"num_hidden_layers": 10**6}, "weights or more, and its files have"),
+        ({"intermediate_size": 10**12}, "weights or more, and its files have"),
+        ({"num_attention_heads": 10**30}, "weights or more, and its files have"),
+        ({"head_dim": 10**30}, "weights or more, and its files have"),
+        ({"num_key_value_heads": 10**15}, "num_kv_heads"),
+        ({"rms_norm_eps": float("inf")}, "its rms_norm_eps is inf, and must be of type float"),
+        ({"problem_type": "x"}, "its problem_type is x, and may be"),
     ],
     ids=str,
 )
@@ -197,3 +205,23 @@ def test_another_tokenizer_is_refused(capsys):
     assert "is [264, 32], and the config makes" in error_of(capsys, "tokenizer=byte")
     Path("base/tokenizer.json").unlink()
     assert "base has no tokenizer.json: put it there, or type tokenizer=pretrained" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    "index", ['{"weight_map": [1, 2]}', '{"weight_map": {"x": 3}}', "[]", "{" * 9, "[" * 100000, ""], ids=range(6)
+)
+def test_a_damaged_index_is_told(index):
+    Path("base/model.safetensors").unlink()
+    Path("base/model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=re.escape("index.json cannot be read")):
+        read("base")
+
+
+DAMAGED = ("", "[", "[1]", "3", "null", "[" * 100000, "\x00", '{"model_type": null}')
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_config_is_told(capsys, content):
+    Path("base/config.json").write_text(content)
+    assert main(["generate", "base", "hi", "--device", "cpu"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

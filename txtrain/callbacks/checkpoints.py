@@ -29,6 +29,7 @@ from txtrain.saving import (
     checkpoint_name,
     link,
     linked_step,
+    partials,
     prune,
     publish,
     remove,
@@ -83,7 +84,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
-            for partial in self.folder.glob(f"*{PARTIAL}"):
+            for partial in partials(self.folder):
                 remove(partial)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

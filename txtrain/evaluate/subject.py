@@ -23,6 +23,7 @@ from txtrain.mixtures import spread
 from txtrain.model.transformer import TransformerStack
 from txtrain.schema import arguments
 from txtrain.start import class_of
+from txtrain.task.classification import Classification
 from txtrain.train import check_content
 from txtrain.trained import Trained, load_trained
 
@@ -98,6 +99,11 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
         raise UserError(
             f"{name} is a {type(trained.model).__name__}, which {task.__name__} does not evaluate: name another model"
         )
+    if issubclass(task, Classification) and (
+        trained.problem_type not in (None, "single_label_classification") or len(trained.labels) == 1
+    ):
+        kind = trained.problem_type or "problem of one label"
+        raise UserError(f"{name} is of a {kind}, and eval measures labels of which one is right: type txtrain predict")
     if isinstance(trained.inputs, Pixels):
         see_as(config.data, trained.inputs, typed)
     elif isinstance(trained.inputs, Spectrograms) and run is None:

@@ -1,6 +1,5 @@
 """`txtrain export MODEL FOLDER --adapter`: a run's adapters as PEFT's folder, read again before it gets its name."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from txtrain.interop.check import logits, random_inputs
 from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.peft import TENSORS, write_adapter
 from txtrain.interop.tokenizer import write_tokenizer
-from txtrain.saving import PARTIAL, read_state
+from txtrain.interop.unfinished import unfinished
+from txtrain.saving import read_state
 from txtrain.start import adapted_model, class_of, labels_of_run, model_of_run
 from txtrain.trained import find_checkpoint_of
 
@@ -48,27 +48,20 @@ def export_adapter(path: str | Path, folder: Path) -> None:
     imported, labels = read_folder(base), labels_of_run(run)
     model = adapted_model(model_of_run(run) if labels else new_model(imported), checkpoint)
     architecture = _class_with(imported, to_plain(config.head)) if labels else None
-    unfinished = folder.with_name(folder.name + PARTIAL)
-    shutil.rmtree(unfinished, ignore_errors=True)
     heads = imported.axes["model"]["num_heads"]
     names = {"base": imported.path, "rslora": lora.variant == "rslora", "architecture": architecture}
-    try:
-        write_adapter(unfinished, model, imported.family, heads=heads, **names)
+    with unfinished(folder) as partial:
+        write_adapter(partial, model, imported.family, heads=heads, **names)
         if imported.family.reads == "tokens":
             tokenizer = class_of(config.data).reader(run, instantiate(config.tokenizer, _convert_="all"))
-            write_tokenizer(unfinished, tokenizer, run, max_len=imported.max_len)
+            write_tokenizer(partial, tokenizer, run, max_len=imported.max_len)
         if labels:
-            write_labels(unfinished, labels)
-        adapted = read_adapted(unfinished)
+            write_labels(partial, labels)
+        adapted = read_adapted(partial)
         with torch.device("meta"):
             read = new_model(adapted)()
         adapted.adapt(read)
         _compare(model, read, random_inputs(imported, TOKENS))
-        unfinished.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another folder") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{folder}: adapter of {imported.path}, {(folder / TENSORS).stat().st_size / 1e6:.1f} MB, read again: equal")
 
 

@@ -23,7 +23,11 @@ GENERATION = "generation_config.json"
 def said_of_input(trained: Trained) -> dict[str, Any]:
     """What config.json says of a model's input and labels."""
     names = dict(enumerate(trained.labels))
-    labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
+    labels: dict[str, Any] = {}
+    if names:
+        labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    if trained.problem_type is not None:
+        labels["problem_type"] = trained.problem_type
     if isinstance(trained.inputs, Spectrograms):
         return trained.inputs.sizes() | labels
     if isinstance(trained.inputs, Pixels):

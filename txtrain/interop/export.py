@@ -1,7 +1,6 @@
 """`txtrain export`: a trained model as a Hugging Face folder, read again and compared before it gets its name."""
 
 import math
-import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -21,9 +20,10 @@ from txtrain.interop.check import compare
 from txtrain.interop.families import families
 from txtrain.interop.family import Family
 from txtrain.interop.folder import CONFIG, is_folder, read_folder
+from txtrain.interop.unfinished import unfinished
 from txtrain.interop.weights import INDEX, SINGLE
 from txtrain.model.patches import Pieces
-from txtrain.saving import PARTIAL, write_tensors
+from txtrain.saving import write_tensors
 from txtrain.trained import Trained, load_trained
 
 DESCRIPTION = """A trained model as a folder for transformers, vLLM and others.
@@ -42,7 +42,7 @@ def export(arguments: Sequence[str]) -> None:
     """Does what the command line asks for."""
     options = parse(arguments)
     folder = Path(options.folder).expanduser()
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} exists: name a folder that does not")
     if options.adapter:
         export_adapter(options.model, folder)
@@ -50,16 +50,9 @@ def export(arguments: Sequence[str]) -> None:
     saved = read_folder(options.model).dtype if is_folder(options.model) else torch.float32
     trained = load_trained(options.model, dtype=DTYPES.get(options.dtype, saved))
     family = choose_family(trained, options.family)
-    partial = folder.with_name(folder.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with unfinished(folder) as partial:
         write_folder(partial, trained, family, shard_bytes=int(options.shard_gb * 1e9))
         checked = compare(trained, partial)
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     print(f"{folder}: {family.model_types[0]}, {size / 1e6:.1f} MB, {checked}")
 

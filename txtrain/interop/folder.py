@@ -15,10 +15,12 @@ from txtrain.config import check
 from txtrain.errors import UserError
 from txtrain.interop.axes import Nodes
 from txtrain.interop.families import families
-from txtrain.interop.family import Family, look_up
+from txtrain.interop.family import Family, Field, look_up
 from txtrain.interop.weights import Shapes, Weights, WithHead, fill
 
 CONFIG = "config.json"
+SMALL = 2**24  # weights that are made at once, whatever a folder has
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,11 @@ class Imported:
         if self.labels:
             sizes["num_labels"] = len(self.labels)
         return sizes
+
+    @property
+    def problem_type(self) -> str | None:
+        """What its scores of labels mean, where it says so."""
+        return self.config.get("problem_type")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,8 +105,8 @@ class Imported:
         try:
             with torch.device("meta"):
                 model = build_model()
-        except ValueError as error:
-            raise UserError(f"{self.path} cannot be built: {error}") from error
+        except (ValueError, OverflowError, RuntimeError) as error:
+            raise UserError(f"{self.path} cannot be built: {str(error).splitlines()[0]}") from error
         wanted = self.family.model_class
         # A model with one more head is made from another's weights, but no decoder from an encoder's.
         if not isinstance(model, wanted) or getattr(model, "causal", None) != getattr(wanted, "causal", None):
@@ -114,8 +121,38 @@ def is_folder(path: str | Path) -> bool:
     """Whether this is a Hugging Face model folder: it has a config.json with a `model_type`."""
     try:
         return "model_type" in json.loads((Path(path) / CONFIG).read_text())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
+
+
+def check_size(path: Path, family: Family, config: dict[str, Any]) -> None:
+    """Refuses a config whose model has more weights than its files have bytes, before any of it is made.
+
+    Args:
+        path: the folder.
+        family: what it is one of.
+        config: completed.
+
+    Raises:
+        UserError: so it is.
+    """
+    held = sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
+    fields = [part for part in family.parts if isinstance(part, Field)]
+    sizes = {part.ours: config[part.theirs] for part in fields if isinstance(config.get(part.theirs), int)}
+    dim, layers = sizes.get("model.dim", 1), sizes.get("model.num_layers", 1)
+    queries = sizes.get("model.num_heads", 0) * sizes.get("model.head_dim", 0)
+    in_layer = 2 + 2 * sizes.get("model.ffn_dim", 0) + 2 * queries
+    rows = (config.get("vocab_size") or 0) + sizes.get("encoding.max_len", 0)
+    least = dim * (rows + in_layer * max(layers, sizes.get("model.num_decoder_layers", 0)))
+    if least > max(held, SMALL):
+        raise UserError(f"its config.json makes {least:.1e} weights or more, and its files have {held:.1e} bytes")
+
+
+def _check_problem(kind: Any, labels: Sequence[str]) -> None:
+    if kind not in (None, *PROBLEMS):
+        raise UserError(f"its problem_type is {kind}, and may be {', '.join(PROBLEMS)}")
+    if kind == "single_label_classification" and len(labels) == 1:
+        raise UserError("its problem_type is single_label_classification, and it has one label: name a second one")
 
 
 def read_folder(path: str | Path) -> Imported:
@@ -132,7 +169,7 @@ def read_folder(path: str | Path) -> Imported:
         raise UserError(
             f"{path / CONFIG} cannot be read ({error.strerror}): name a Hugging Face model folder"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is no model's config.json ({error!r}): restore it") from error
     known = families()
     if model_type not in known:
@@ -143,7 +180,9 @@ def read_folder(path: str | Path) -> Imported:
     try:
         config = family.complete(config)
         family.check(config)
+        check_size(path, family, config)
         axes, longest, labels = family.axes(config), family.longest(config), family.labels(config)
+        _check_problem(config.get("problem_type"), labels)
         if family.reads == "tokens":
             axes["model"] |= {"vocab_size": int(look_up(config, "vocab_size")), "max_len": longest}
         check(axes)
@@ -154,6 +193,6 @@ def read_folder(path: str | Path) -> Imported:
         raise UserError(f"{path} cannot be read: its config.json has no {error}") from error
     except InstantiationException as error:
         raise UserError(f"{path} cannot be expressed: {error.__cause__}") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
         raise UserError(f"{path / CONFIG} has a value of another kind than a {model_type} has ({error})") from error
     return Imported(path=path, family=family, config=config, axes=axes, max_len=longest, labels=labels)

@@ -33,7 +33,9 @@ class Weights(Mapping[str, Tensor]):
         if (folder / INDEX).is_file():
             try:
                 self._places: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                if not all(isinstance(name, str) for name in dict.values(self._places)):
+                    raise TypeError("weight_map names no files")
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{folder / INDEX} cannot be read ({error!r}): restore it") from error
         elif (folder / SINGLE).is_file():
             self._places = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)

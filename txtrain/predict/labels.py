@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from txtrain.data.padded import RowMaker
 from txtrain.errors import UserError
@@ -44,7 +45,23 @@ class TextLabeller(Predictor):
         batch = self.rows.batch(inputs, types=any(pair is not None for _, pair in inputs))
         batch = {name: tensor.to(self.trained.device) for name, tensor in batch.items()}
         logits = self.trained.model(batch["tokens"], types=batch.get("types"), padding=batch["padding"])
-        return [label_record(row, self.trained.labels, self.top) for row in logits.float().softmax(-1).tolist()]
+        return label_records(logits.float(), self.trained, self.top)
+
+
+def label_records(logits: Tensor, trained: "Trained", top: int | None = None) -> list[dict[str, Any]]:
+    """What is said of each sample, by the model's problem type, as transformers' pipelines do.
+
+    Args:
+        logits: float32, (samples, labels).
+        trained: the model; labels that exclude each other get a softmax, several that may hold together and one alone
+            get a sigmoid, and what a regression says stays as it is.
+        top: how many labels to tell.
+    """
+    if trained.problem_type == "regression":
+        return [{"scores": dict(zip(trained.labels, row, strict=True))} for row in logits.tolist()]
+    together = trained.problem_type == "multi_label_classification" or len(trained.labels) == 1
+    probabilities = logits.sigmoid() if together else logits.softmax(-1)
+    return [label_record(row, trained.labels, top) for row in probabilities.tolist()]
 
 
 def label_record(probabilities: Sequence[float], labels: Sequence[str], top: int | None = None) -> dict[str, Any]:

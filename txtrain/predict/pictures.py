@@ -9,7 +9,7 @@ from torch import Tensor
 
 from txtrain.data.pixels import FOREIGN, Pixels, read_image, why_unreadable
 from txtrain.errors import UserError
-from txtrain.predict.labels import label_record
+from txtrain.predict.labels import label_records
 from txtrain.predict.predictor import Given, Predictor, path_beside
 
 if TYPE_CHECKING:
@@ -49,4 +49,4 @@ class ImageLabeller(Predictor):
     def predict(self, inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
         model = self.trained.model
         images = torch.stack(list(inputs)).to(self.trained.device, next(model.parameters()).dtype)
-        return [label_record(row, self.trained.labels, self.top) for row in model(images).float().softmax(-1).tolist()]
+        return label_records(model(images).float(), self.trained, self.top)

@@ -12,7 +12,7 @@ from txtrain.audio.ctc import beam_search, greedy
 from txtrain.audio.files import EXTENSIONS, UnreadableError, read_audio, to_floats
 from txtrain.audio.spectrograms import Spectrograms
 from txtrain.errors import UserError
-from txtrain.predict.labels import label_record
+from txtrain.predict.labels import label_records
 from txtrain.predict.predictor import Given, Predictor, path_beside
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class SoundLabeller(Listener):
 
     def predict(self, inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
         logits, _ = self._scores(inputs)
-        return [label_record(row, self.trained.labels, self.top) for row in logits.softmax(-1).tolist()]
+        return label_records(logits, self.trained, self.top)
 
 
 class Transcriber(Listener):

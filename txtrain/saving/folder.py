@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
 BASE = "base.ckpt"  # frozen weights of a run that made them itself
 PARTIAL = ".partial"  # what is being written; left behind only by a process that died
+UNFINISHED = rf"({LAST}|{BEST}|base\.ckpt|step_\d+\.ckpt)[a-z.]*\{PARTIAL}"
 RENAME_EXCHANGE = 2  # of Linux's renameat2
 AT_FDCWD = -100
 
@@ -55,7 +56,7 @@ def recover(folder: Path) -> None:
             publish(leftover, path)
             log.info("%s was left whole by a process that was killed: it is used as %s.", leftover.name, path.name)
             break
-    for partial in folder.glob(f"*{PARTIAL}"):
+    for partial in partials(folder):
         remove(partial)
 
 
@@ -109,6 +110,11 @@ def _exchange(one: Path, other: Path) -> bool:
     except (AttributeError, OSError):
         return False
     return renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+
+
+def partials(folder: Path) -> list[Path]:
+    """What a process that was killed has left unfinished: entries of our own names alone."""
+    return [path for path in folder.glob(f"*{PARTIAL}") if re.fullmatch(UNFINISHED, path.name)]
 
 
 def _leftovers(folder: Path) -> list[Path]:
