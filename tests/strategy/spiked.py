@@ -4,6 +4,7 @@ Usage: spiked.py OUTPUT CASES, where CASES is a JSON list of mappings with the a
 """
 
 import json
+import math
 import sys
 
 from lightning import Callback, LightningDataModule
@@ -21,12 +22,17 @@ def is_poisoned(step):
 
 
 def poison(task, factor):
-    """Makes all losses `factor` times as large in a batch that has the sample."""
+    """Makes all losses `factor` times as large in a batch that has the sample; None spoils only the gradients."""
     losses = task.losses
 
     def poisoned(batch):
         objective, entropy = losses(batch)
-        scale = factor if (batch["index"] == POISON).any() else 1.0
+        poisoned = (batch["index"] == POISON).any()
+        if factor is None:
+            if poisoned and objective.requires_grad:
+                objective.register_hook(lambda gradient: gradient * math.nan)
+            return objective, entropy
+        scale = factor if poisoned else 1.0
         return objective * scale, entropy * scale
 
     task.losses = poisoned
@@ -60,15 +66,16 @@ class Weights(Callback):
         self.after.append({name: whole(parameter) for name, parameter in task.model.named_parameters()})
 
 
-def fit(*, optimizer, arguments, factor, clip, **options):
+def fit(*, optimizer, arguments, factor, clip, on_spike="skip", **options):
     """Trains a few steps and returns the weights after each and the steps that were left out."""
     spikes.ENOUGH, spikes.DEVIATIONS = 2, 100.0  # a window for few steps
-    weights, guard = Weights(), spikes.Spikes(run_dir="run", on_spike="skip")
+    weights, guard = Weights(), spikes.Spikes(run_dir="run", on_spike=on_spike)
     trainer, loader = new_trainer(callbacks=[guard, weights], gradient_clip_val=clip, **options)
     task = new_task(optimizer, arguments)
-    poison(task, float(factor))
+    poison(task, None if factor is None else float(factor))
     trainer.fit(task, datamodule=Samples(loader))
-    return {"weights": weights.after, "skipped_steps": guard.skipped_steps}
+    found = {"weights": weights.after, "skipped_steps": guard.skipped_steps, "stopped": guard.stopped}
+    return found | {"steps": trainer.global_step}
 
 
 if __name__ == "__main__":

@@ -10,15 +10,22 @@ from tests.strategy.cases import STRATEGIES, train
 from tests.strategy.spiked import ORDER, is_poisoned
 from txtrain.data.loader import StepLoader
 
-pytestmark = pytest.mark.heavy  # tests/test_spikes.py shows it on one process
-
 SCRIPT = Path(__file__).parent / "spiked.py"
 ADAMW = {"optimizer": "adamw", "arguments": {"lr": 0.01, "eps": 1e-6}, "clip": 0.2}
 CASES = {
     "finite": ADAMW | {"factor": "1e4"},
     "finite, 2 micro-batches": ADAMW | {"factor": "1e4", "accumulation": 2},
     "not a number": ADAMW | {"factor": "nan", "accumulation": 2},
+    "gradient": ADAMW | {"factor": None},
 }
+# The engines whose steps differ, with what they are told to do of gradients that are not finite under a finite loss.
+GRADIENTS = {
+    (strategy, on_spike): ADAMW | {"factor": None, "on_spike": on_spike}
+    for strategy in ("ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3")
+    for on_spike in ("skip", "stop", "warn")
+    if strategy.startswith("deepspeed") or on_spike == "stop"  # else a warning is all, and weights are lost
+}
+GRADIENTS["deepspeed_zero2", "bf16"] = ADAMW | {"factor": None, "on_spike": "warn", "precision": "bf16-true"}
 ALL = {(strategy, name): case for strategy in ("auto", *STRATEGIES) for name, case in CASES.items()}
 
 
@@ -59,12 +66,36 @@ def results(tmp_path_factory):
     return train(tmp_path_factory.mktemp("spiked"), ALL, script=SCRIPT)
 
 
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("gradients"), GRADIENTS, script=SCRIPT)
+
+
+def poisoned_steps():
+    return [step for step in range(1, worker.STEPS + 1) if is_poisoned(step)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy, on_spike", GRADIENTS)
+def test_gradients_that_are_not_finite_are_counted_and_obeyed(gradients, strategy, on_spike):
+    result, left_out = gradients[strategy, on_spike], poisoned_steps()
+    if on_spike == "stop":
+        assert result["stopped"] == f"on_spike=stop at step {left_out[0]}"
+        assert (result["steps"], result["skipped_steps"]) == (left_out[0], 1)
+    else:
+        assert result["stopped"] is None
+        assert (result["steps"], result["skipped_steps"]) == (worker.STEPS, len(left_out))
+    for weight in result["weights"][-1].values():
+        assert torch.isfinite(weight).all()
+
+
+@pytest.mark.heavy  # tests/test_spikes.py shows it on one process
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("strategy", ["auto", *STRATEGIES])
 def test_a_step_left_out_changes_nothing(results, expected, strategy, case):
     result = results[strategy, case]
-    left_out = [step for step in range(1, worker.STEPS + 1) if is_poisoned(step)]
+    left_out = poisoned_steps()
     assert result["skipped_steps"] == len(left_out) > 1
     after = result["weights"]
     for step in range(1, worker.STEPS + 1):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -16,7 +16,7 @@ from txtrain.callbacks.steps import is_log_step, new_step
 from txtrain.data.order import samples_of_step
 from txtrain.errors import UserError
 from txtrain.logger import LOG_ONLY
-from txtrain.strategy import clip_gradients, weights_are_finite
+from txtrain.strategy import DeepSpeed, clip_gradients, gradients_overflow, step_was_left_out, weights_are_finite
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,25 @@ class LossWindow:
         return middle + DEVIATIONS * max(deviation, LEAST_DEVIATION * middle)
 
 
+class _Step(NamedTuple):
+    """An optimizer step to be looked at later: its `step_sums`, the norm of its gradients, whether it was left out."""
+
+    sums: tuple[Tensor, Tensor]
+    grad_norm: Tensor | None
+    left_out: bool
+
+
+def scales_gradients(trainer: Any) -> bool:
+    """Whether gradients in float16 are scaled up until they overflow; such a step is left out by design."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None or (
+        str(trainer.precision).startswith("16") and isinstance(trainer.strategy, DeepSpeed)
+    )
+
+
+def _is_infinite(norm: Tensor | None) -> bool:
+    return norm is not None and not math.isfinite(norm)
+
+
 class Spikes(Callback):
     """Looks at the loss of each step: with `warn` when a row is logged, which costs no wait for the GPU, else at once.
 
@@ -65,7 +84,7 @@ class Spikes(Callback):
         self.stopped: str | None = None  # why the run ends, if a spike ends it
         self._in_a_row = 0
         self._step = 0
-        self._unseen: list[tuple[Tensor, Tensor]] = []  # `step_sums` of the latest steps
+        self._unseen: list[_Step] = []
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if self.on_spike != "warn":
@@ -81,7 +100,9 @@ class Spikes(Callback):
         if self.stopped:
             trainer.should_stop = True
         if self.on_spike == "warn":
-            self._unseen.append(task.step_sums())
+            norm = None if scales_gradients(trainer) else task.grad_norm
+            left_out = not scales_gradients(trainer) and step_was_left_out(task)
+            self._unseen.append(_Step(task.step_sums(), norm, left_out))
             if is_log_step(trainer):
                 self._look(trainer, task)
 
@@ -105,19 +126,22 @@ class Spikes(Callback):
         """At the losses of all steps since it was called last."""
         if not self._unseen:
             return
-        losses, self._unseen = task.mean_losses(self._unseen), []
-        for step, loss in enumerate(losses, start=self._step - len(losses) + 1):
-            spike = self._spike(loss)
+        steps, self._unseen = self._unseen, []
+        losses = task.mean_losses([step.sums for step in steps])
+        for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=self._step - len(steps) + 1):
+            spike = self._spike(loss, step.left_out or _is_infinite(step.grad_norm))
+            self.skipped_steps += step.left_out
             if spike and self._in_a_row == 1:  # those that follow are mostly its consequence
-                self._tell(trainer, step, spike)
+                self._tell(trainer, number, spike + ", DeepSpeed leaves the optimizer step out" * step.left_out)
 
     def _accepts(self, trainer: Trainer, task: Any) -> bool:
         """Whether the optimizer may take the step whose gradients are there. All ranks see the same numbers."""
-        # A scaler of float16 gradients leaves out a step by itself where they overflow, which they do by design.
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        task.grad_norm = None if scaled else clip_gradients(task, None)
+        overflow = False
+        if not scales_gradients(trainer):
+            task.grad_norm = clip_gradients(task, None)
+            overflow = bool(gradients_overflow(task)) or _is_infinite(task.grad_norm)
         step, loss = trainer.global_step + 1, task.step_loss()
-        spike = self._spike(loss, task.grad_norm)
+        spike = self._spike(loss, overflow)
         if spike is None:
             return True
         if not (math.isfinite(loss) or weights_are_finite(task)):
@@ -135,7 +159,7 @@ class Spikes(Callback):
             self._in_a_row = 0  # who resumes wants to go on
         return False
 
-    def _spike(self, loss: float, grad_norm: Tensor | None = None) -> str | None:
+    def _spike(self, loss: float, overflow: bool) -> str | None:
         """What is wrong with a step, if anything; a good loss joins the window."""
         limit = self.window.limit()
         spike = None
@@ -143,7 +167,7 @@ class Spikes(Callback):
             spike = f"loss {loss}"
         elif loss > limit:
             spike = f"loss {loss:.4f} (median {median(self.window.losses):.4f}, limit {limit:.4f})"
-        elif grad_norm is not None and not math.isfinite(grad_norm):
+        elif overflow:
             spike = f"loss {loss:.4f} with a gradient that is not finite"
         if spike is None:
             self.window.losses.append(loss)

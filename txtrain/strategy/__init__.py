@@ -3,7 +3,13 @@
 from txtrain.strategy.choose import auto, check_optimizer, choose_strategy, count_devices
 from txtrain.strategy.ddp import DDP
 from txtrain.strategy.fsdp import FSDP, shard
-from txtrain.strategy.gradients import clip_gradients, drop_step, weights_are_finite
+from txtrain.strategy.gradients import (
+    clip_gradients,
+    drop_step,
+    gradients_overflow,
+    step_was_left_out,
+    weights_are_finite,
+)
 from txtrain.strategy.memory import made_once
 from txtrain.strategy.one import OneDevice
 from txtrain.strategy.portable import Portable
@@ -23,8 +29,10 @@ __all__ = [
     "count_devices",
     "drop_step",
     "ending_processes",
+    "gradients_overflow",
     "is_lost",
     "made_once",
     "shard",
+    "step_was_left_out",
     "weights_are_finite",
 ]

@@ -1,4 +1,4 @@
-"""The norm of all gradients, clipping by it, and leaving them out."""
+"""The norm of all gradients, whether they are finite, clipping them, and leaving them out."""
 
 from typing import Any
 
@@ -23,6 +23,21 @@ def clip_gradients(task: LightningModule, max_norm: float | None) -> Tensor | No
     if max_norm:
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def gradients_overflow(task: LightningModule) -> bool | None:
+    """Whether an engine that clips within its own step has gradients that are not finite, on any device.
+
+    None under other strategies, whose norm of gradients says it. Every rank must call it, before the step.
+    """
+    strategy = task.trainer.strategy
+    return bool(strategy.deepspeed_engine.optimizer.has_overflow()) if isinstance(strategy, DeepSpeed) else None
+
+
+def step_was_left_out(task: LightningModule) -> bool:
+    """Whether the engine has left out the latest optimizer step, as DeepSpeed does where gradients overflow."""
+    strategy = task.trainer.strategy
+    return isinstance(strategy, DeepSpeed) and bool(strategy.deepspeed_engine.optimizer.overflow)
 
 
 def drop_step(task: Any, optimizer: Any) -> None:
