@@ -69,6 +69,8 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
         "model.ffn_dim": flat["model.ffn_dim"] or inner_width(dim, gated=gated),
         "attention.scale": flat["attention.scale"] or head_dim**-0.5,
     }
+    if "embedding.scale" in flat:
+        found["embedding.scale"] = bool(flat["embedding.scale"])
     if image is not None:
         found["embedding.image_size"] = list(pair("image_size", image))
         found["embedding.patch_size"] = list(patch_of(image, flat["embedding.patch_size"]))
