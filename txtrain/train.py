@@ -21,8 +21,10 @@ from torch import nn
 
 from txtrain.callbacks.description import describe_memory, describe_run
 from txtrain.data.base import Data
+from txtrain.data.labels import class_weights
 from txtrain.errors import UserError
 from txtrain.logger import close_loggers, setup_logging
+from txtrain.model.head import Loss
 from txtrain.owner import releasing_runs
 from txtrain.run import RunDirectory
 from txtrain.saving import checkpoint_step, read_state, resume_point
@@ -66,6 +68,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         check_content(parts["task"].func, data)
         parts["task"].func.check_settings(**parts["task"].keywords)
         check_prompt(config, parts["task"].func)
+        check_class_weights(parts["loss"], parts["task"].func)
         check_model(config, parts, partial(new_model, **data.sizes()))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:
@@ -76,6 +79,9 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
 
         seed_everything(config.seed, verbose=False)
         data.prepare()
+        parts["loss"].weights = data.class_weights = class_weights(
+            parts["loss"].class_weights, data.label_counts, data.labels
+        )
         if checkpoint:
             check_epochs_left(config, run, checkpoint, steps=data.steps_in_epoch)
         untrained = partial(new_model, **data.sizes())
@@ -149,6 +155,15 @@ def check_prompt(config: DictConfig, task: type[Task]) -> None:
         raise UserError(
             f"samples.prompt is for tasks that write texts, and {task.__name__} does not: leave it out, its samples "
             "are those of the validation set"
+        )
+
+
+def check_class_weights(loss: Loss, task: type[Task]) -> None:
+    """Refuses weights of labels where there are none."""
+    if loss.class_weights is not None and not task.weighs_classes:
+        raise UserError(
+            f"loss.class_weights weighs labels, and {task.__name__} has none: leave it out, or choose a task that "
+            "classifies"
         )
 
 

@@ -247,9 +247,15 @@ class AudioData(Data):
             return self.left_out()
         told = self.left_out()
         for name, clips in (("classes", self.clips["train"]), ("validation", self.clips["validation"])):
-            counts = Counter(clip.said for clip in clips)
-            told[name] = balance([counts[label] for label in self.labels], self.labels)
+            told[name] = balance(self._counts(clips), self.labels)
         return told
+
+    def label_counts(self) -> list[int]:
+        return super().label_counts() if self.transcribed else self._counts(self.clips["train"])
+
+    def _counts(self, clips: Sequence[Clip]) -> list[int]:
+        counts = Counter(clip.said for clip in clips)
+        return [counts[label] for label in self.labels]
 
     def save(self, run_dir: Path) -> None:
         if self.transcribed:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning import LightningDataModule
+from torch import Tensor
 
 from txtrain.data.loader import EvaluationLoader, Samples, StepLoader, units_read
 from txtrain.data.order import Order, Shuffled, samples_of_step
@@ -44,6 +45,7 @@ class Data(LightningDataModule):
 
     content: str  # of a sample, in a word: a task says what it reads by the same word
     labels: Sequence[str] = ()  # names of what samples are labelled with, once they are prepared
+    class_weights: Tensor | None = None  # of labels, by which targets of training count
     alike: ClassVar[tuple[str, ...]] = ()  # keys of which sets of a mixture have the same values
 
     def __init__(
@@ -145,6 +147,10 @@ class Data(LightningDataModule):
             raise UserError(f"{path} cannot be read ({error}): restore it or name another run") from error
         return tokenizer
 
+    def label_counts(self) -> list[int]:
+        """How often each label is a target of training, once samples are prepared."""
+        raise UserError("loss.class_weights=balanced counts labels, and these data have none to count: give a list")
+
     def adopt(self, labels: Sequence[str]) -> None:
         """Have the labels of a trained model, to evaluate it on these samples. Before `prepare`."""
 
@@ -221,7 +227,7 @@ class Data(LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         samples = self.samples("train")
         loader = StepLoader(samples, order=self.order(samples, seed=self.seed), **self._placement())
-        loader.on_resume = self._align
+        loader.on_resume, loader.weights = self._align, self.class_weights
         return loader
 
     def val_dataloader(self) -> EvaluationLoader:

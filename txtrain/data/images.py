@@ -154,6 +154,9 @@ class ImageData(Data):
     def samples(self, split: Literal["train", "validation"]) -> "ImageSamples":
         return ImageSamples(self, self._splits[split], train=split == "train")
 
+    def label_counts(self) -> list[int]:
+        return self.counts("train")
+
     def counts(self, split: str) -> list[int]:
         """Images of each class."""
         numbers = {label: number for number, label in enumerate(self.labels)}

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from txtrain.errors import UserError
@@ -46,6 +48,27 @@ def balance(counts: Sequence[int], labels: Sequence[str]) -> str:
     total, order = max(sum(counts), 1), sorted(range(len(labels)), key=lambda label: -counts[label])
     told = [f"{labels[label]} {counts[label]} ({counts[label] / total:.0%})" for label in order[:TOLD]]
     return f"{len(labels)}: {', '.join(told)}" + (", ..." if len(labels) > TOLD else "")
+
+
+def class_weights(wanted: str | list[float] | None, counts: Callable[[], Sequence[int]], labels: Sequence[str]) -> Any:
+    """The weight of each label, (L,) in float64, or None.
+
+    Args:
+        wanted: a weight for each, or `balanced`: N / (L · n) for a label that n of the N targets have.
+        counts: how many targets of training have each label.
+        labels: their names.
+    """
+    if wanted is None:
+        return None
+    if isinstance(wanted, list):
+        if len(wanted) != len(labels):
+            raise UserError(
+                f"loss.class_weights has {len(wanted)} weights, and the data have {len(labels)} labels "
+                f"({', '.join(labels[:TOLD])}): give one for each, in this order"
+            )
+        return torch.tensor(wanted, dtype=torch.float64)
+    found = torch.tensor(counts(), dtype=torch.float64)
+    return (found.sum() / (len(found) * found)).where(found > 0, 0.0)
 
 
 def check_known(labels: Iterable[tuple[str, str]], known: Sequence[str]) -> None:

@@ -23,6 +23,9 @@ from txtrain.signals import outlive
 
 Batch = dict[str, Tensor]
 
+WEIGHT_UNITS = 2**32
+"""`step_weight` counts these parts of 1, as an integer, which no precision of the engine rounds."""
+
 # Iterators whose workers may still be there, and the process that started these.
 _open: WeakKeyDictionary[Iterator[list[Batch]], int] = WeakKeyDictionary()
 
@@ -64,6 +67,18 @@ def units_read(batch: Batch) -> Tensor:
     return valid.flatten(1).sum(1) if valid.dim() > 1 else valid
 
 
+def target_weight(batch: Batch, weights: Tensor) -> Tensor:
+    """Sum of the weights of all valid targets, by their label; of a mixture, of both labels by their shares."""
+    weighed = weights.new_zeros(())
+    shares = batch.get("shares")
+    for name, share in (("targets", shares), ("others", None if shares is None else 1 - shares)):
+        if name in batch:
+            valid = batch[name] != IGNORED
+            found = weights[batch[name].where(valid, 0)] * valid
+            weighed = weighed + (found if share is None else found * share.to(weights.dtype)).sum()
+    return weighed
+
+
 class StepLoader:
     """Micro-batches of training, whole optimizer steps at a time.
 
@@ -98,6 +113,7 @@ class StepLoader:
         self.rank, self.ranks = rank, ranks
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.steps = order.steps
+        self.weights: Tensor | None = None  # of labels: `step_weight` then has the sum of those of the step's targets
         self.on_resume: Callable[[int], None] | None = None  # told the micro-batch at which a restored epoch goes on
         self._epoch = 0
         self._start = 0  # step at which the next iterator begins
@@ -168,6 +184,7 @@ class _Steps(Dataset[list[Batch]]):
     def __init__(self, loader: StepLoader, epoch: int) -> None:
         self.rows = loader.rows
         self.samples = loader.samples
+        self.weights = loader.weights
         self.epoch = epoch
 
     def __getitem__(self, step: int) -> list[Batch]:
@@ -177,6 +194,9 @@ class _Steps(Dataset[list[Batch]]):
         for batch in batches:
             batch.pop("num_tokens", None)
         sums = {"step_tokens": torch.stack(targets).sum(), "step_read": torch.stack(read).sum()}
+        if self.weights is not None:
+            weighed = [target_weight(batch, self.weights) for batch in batches]
+            sums["step_weight"] = (torch.stack(weighed).sum() * WEIGHT_UNITS).round().to(torch.int64)
         return [batch | sums for batch in batches]
 
 

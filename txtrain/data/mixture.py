@@ -161,6 +161,10 @@ class Mixture(Data):
             found = own.sub(f"data.sets.{name}.", str(error))
             raise UserError(found if found != str(error) else f"data.sets.{name}: {found}") from error
 
+    def label_counts(self) -> list[int]:
+        """Of all sets that are trained on, each sample once, whatever the weight of its set."""
+        return [sum(counts) for counts in zip(*(part.label_counts() for part in self.trained.values()), strict=True)]
+
     def adopt(self, labels: Sequence[str]) -> None:
         self._adopted = labels
 

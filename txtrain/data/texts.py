@@ -77,6 +77,9 @@ class LabelledText(LabelledData):
         """The examples of a split."""
         return LabelledSamples(self.folder, split, tokenizer=self.tokenizer, seq_len=self.seq_len)
 
+    def label_counts(self) -> list[int]:
+        return self.samples("train").counts(self.labels)
+
     def description(self) -> str:
         train, validation = (len(self.samples(split)) for split in ("train", "validation"))
         return f"{train} examples to train on, {validation} to validate; vocabulary of {self.tokenizer.vocab_size}"

@@ -163,22 +163,43 @@ class Loss:
     Args:
         label_smoothing: share of the probability spread over all tokens (https://arxiv.org/abs/1512.00567).
         z_loss: weight of log²(Σ exp logits), which keeps logits near zero (https://arxiv.org/abs/2204.02311).
+        class_weights: of targets, by label; `balanced` makes them from how often each label is a target of training.
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
+    weights: Tensor | None = None
+    """(L,), float64, once they are known; `balanced` weighs nothing before that."""
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        class_weights: Literal["balanced"] | list[float] | None = None,
+    ) -> None:
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(
                 f"loss.label_smoothing is {label_smoothing}: give a share below 1, such as loss.label_smoothing=0.1"
             )
         if z_loss < 0.0:
             raise ValueError(f"loss.z_loss is {z_loss}: give 0 or more, such as loss.z_loss=1e-4")
-        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+        if class_weights is not None and label_smoothing:
+            raise ValueError(
+                f"loss.class_weights weighs each target, and loss.label_smoothing={label_smoothing} spreads it over "
+                "all labels: set loss.label_smoothing=0"
+            )
+        if isinstance(class_weights, list) and not (class_weights and min(class_weights) > 0):
+            raise ValueError(
+                f"loss.class_weights is {class_weights}: give a positive number for each label, or "
+                "loss.class_weights=balanced"
+            )
+        self.label_smoothing, self.z_loss, self.class_weights = label_smoothing, z_loss, class_weights
 
     def __call__(self, logits: Tensor, targets: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """logits (B, T, V), targets (B, T) → what to train on, in float32, and the plain cross-entropy, in float64.
 
-        Both are sums over targets that are not `IGNORED`. With shares (B, T, K) the targets are (B, T, K), K at each
-        place, and each counts by its share. The backward pass writes over the logits.
+        Both are sums over targets that are not `IGNORED`; class weights are in the first alone. With shares (B, T, K)
+        the targets are (B, T, K), K at each place, and each counts by its share. The backward pass writes
+        over the logits.
         """
         losses, entropy = self.of_each(logits, targets, shares)
         return losses.sum(), entropy.sum(dtype=widest_float(logits.device))
@@ -189,9 +210,14 @@ class Loss:
             targets, shares = targets[..., None], torch.ones_like(targets[..., None])
         logits, targets, shares = (tensor.flatten(0, 1) for tensor in (logits, targets, shares))
         valid = targets != IGNORED
-        losses, entropy = CrossEntropy.apply(
-            logits, targets.where(valid, 0), shares * valid, self.label_smoothing, self.z_loss
-        )
+        targets, shares = targets.where(valid, 0), shares * valid
+        if self.weights is None:
+            return CrossEntropy.apply(logits, targets, shares, self.label_smoothing, self.z_loss)
+        with torch.no_grad():
+            plain = logits.float().logsumexp(-1, keepdim=True) - logits.gather(1, targets).float()
+            entropy = (shares * plain).sum(1)
+        weighted = shares * self.weights.to(shares.device, torch.float32)[targets]
+        losses, _ = CrossEntropy.apply(logits, targets, weighted, self.label_smoothing, self.z_loss)
         return losses, entropy
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from txtrain.base_hash import base_hash, frozen_hash, is_base
+from txtrain.data.loader import WEIGHT_UNITS
 from txtrain.data.order import fair_sample
 from txtrain.errors import UserError
 from txtrain.model.block import Block
@@ -65,6 +66,7 @@ class Task(LightningModule):
     content: ClassVar[str] = "text"  # of the samples that it reads
     targets: ClassVar[str] = "tokens"  # what is counted of them, in words
     counts_targets: ClassVar[bool] = False  # whether it reads as many units as it has targets, or data count them
+    weighs_classes: ClassVar[bool] = False  # whether loss.class_weights has labels to weigh
     unit: ClassVar[str] = "tokens"  # what the model reads, as speeds and totals count it
     writes_text: ClassVar[bool] = False  # token by token
     takes_prompt: ClassVar[bool] = False  # for the samples that it writes in training
@@ -227,12 +229,19 @@ class Task(LightningModule):
         if batch_index % accumulation == 0:
             counts = torch.stack([batch["step_tokens"], batch["step_read"]])
             self._step_targets, self._step_read = self._sum_over_ranks(counts).unbind()
+            self._step_weight = self._step_targets.clamp(min=1)
+            if "step_weight" in batch:
+                weighed = self._sum_over_ranks(batch["step_weight"]).clamp(min=1)
+                self._step_weight = weighed.to(widest_float(self.device)) / WEIGHT_UNITS
             self._step_entropy = torch.zeros((), dtype=widest_float(self.device), device=self.device)
         objective, entropy = self.losses(batch)
         self._step_entropy += entropy
         if (batch_index + 1) % accumulation == 0:
             self.tokens_seen = self.tokens_seen + self._step_read
-        return objective * (accumulation * self.trainer.world_size) / self._step_targets.clamp(min=1)
+        divisor = self._step_weight
+        if divisor.is_floating_point():
+            divisor = divisor.to(objective.dtype)
+        return objective * (accumulation * self.trainer.world_size) / divisor
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None

@@ -17,6 +17,7 @@ class Classification(Task):
     """One of L labels for each sample; a subclass says how a batch is scored. A batch has targets (B,)."""
 
     targets: ClassVar[str] = "samples"
+    weighs_classes: ClassVar[bool] = True
     confusions: Tensor | None = None
 
     @abstractmethod

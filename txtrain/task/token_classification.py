@@ -25,6 +25,7 @@ class TokenClassification(Task):
     targets: ClassVar[str] = "words"
     predictor: ClassVar[type[Predictor] | None] = WordTagger
     view: ClassVar[type[View]] = TextView
+    weighs_classes: ClassVar[bool] = True
     confusions: Tensor | None = None
 
     def logits(self, batch: Batch) -> Tensor:
