@@ -22,7 +22,7 @@ from txtrain.data.tokenizer_files import check_there, find_file
 from txtrain.errors import UserError
 from txtrain.interop import Imported, read_folder
 from txtrain.interop.family import Family
-from txtrain.interop.peft import is_adapter
+from txtrain.interop.peft_config import is_adapter
 from txtrain.launch import find_launch
 from txtrain.model import EncoderDecoder, EncoderWithHead
 from txtrain.saving import BEST, find_checkpoint

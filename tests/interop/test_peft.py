@@ -16,7 +16,8 @@ from tests.model.adapted import randomise_adapters
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
 from txtrain.interop.adapted import read_adapted
-from txtrain.interop.peft import CONFIG, PREFIX, TENSORS, read_adapter, shortest, write_adapter
+from txtrain.interop.peft import PREFIX, TENSORS, read_adapter, shortest, write_adapter
+from txtrain.interop.peft_config import CONFIG
 from txtrain.model.lora import LoRA
 from txtrain.model.lora.exchange import put
 

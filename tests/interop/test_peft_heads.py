@@ -20,7 +20,8 @@ from txtrain.cli import main
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
 from txtrain.interop.adapted import read_adapted
-from txtrain.interop.peft import CONFIG, TENSORS, write_adapter
+from txtrain.interop.peft import TENSORS, write_adapter
+from txtrain.interop.peft_config import CONFIG
 from txtrain.model.lora import LoRA
 from txtrain.trained import load_trained
 

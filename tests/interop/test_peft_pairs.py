@@ -14,7 +14,8 @@ from tests.interop.test_encoders import BART, MARIAN, T5, right_padding, saved
 from tests.model.adapted import randomise_adapters
 from txtrain.errors import UserError
 from txtrain.interop import read_folder
-from txtrain.interop.peft import CONFIG, read_adapter, write_adapter
+from txtrain.interop.peft import read_adapter, write_adapter
+from txtrain.interop.peft_config import CONFIG
 from txtrain.model.lora import LoRA
 from txtrain.model.lora.exchange import put
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from txtrain.interop import adapted, folder, peft
+from txtrain.interop import adapted, folder, peft_config
 from txtrain.interop.folder import Imported
 
 __all__ = ["Imported", "is_folder", "read_folder"]
@@ -10,7 +10,7 @@ __all__ = ["Imported", "is_folder", "read_folder"]
 
 def is_folder(path: str | Path) -> bool:
     """Whether this is a Hugging Face model folder, or an adapter's folder of PEFT's."""
-    return folder.is_folder(path) or peft.is_adapter(path)
+    return folder.is_folder(path) or peft_config.is_adapter(path)
 
 
 def read_folder(path: str | Path) -> Imported:
@@ -19,4 +19,4 @@ def read_folder(path: str | Path) -> Imported:
     Raises:
         UserError: it is none, or something in it has no counterpart.
     """
-    return adapted.read_adapted(path) if peft.is_adapter(path) else folder.read_folder(path)
+    return adapted.read_adapted(path) if peft_config.is_adapter(path) else folder.read_folder(path)

@@ -11,7 +11,8 @@ from torch import nn
 from txtrain.errors import UserError
 from txtrain.interop import label_head
 from txtrain.interop.folder import Imported, is_folder, read_folder
-from txtrain.interop.peft import CONFIG, read_adapter, read_config, read_tensors
+from txtrain.interop.peft import read_adapter, read_tensors
+from txtrain.interop.peft_config import CONFIG, PRINCIPAL, read_config, start_of
 from txtrain.interop.weights import Weights, WithHead
 from txtrain.model.lora.exchange import Change, put, remove
 from txtrain.model.lora.merging import adapters, check_mergeable, tied
@@ -36,6 +37,11 @@ class Adapted(Imported):
         model = self._new(new_model(self))
         if getattr(getattr(model, "head", None), "scores", None) != "tokens" or not tied(model, self._read(model, ())):
             return self
+        if (start := start_of(read_config(self.adapter))) in PRINCIPAL:
+            raise UserError(
+                f"{self.adapter} has init_lora_weights={start} on one of two matrices that its base has tied, of which "
+                "PEFT changes both: merge it in PEFT and name the merged folder"
+            )
         embedding = self.axes["embedding"] | {"tied": False}
         return replace(self, axes=self.axes | {"embedding": embedding}, untied=True)
 

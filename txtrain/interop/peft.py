@@ -16,56 +16,15 @@ from torch import Tensor, nn
 from txtrain.errors import UserError
 from txtrain.interop import label_head
 from txtrain.interop.family import Family
-from txtrain.interop.folder import is_folder
 from txtrain.interop.names import Place
+from txtrain.interop.peft_base import BaseMatrices
+from txtrain.interop.peft_config import CONFIG, PRINCIPAL, read_config, start_of
 from txtrain.model import EncoderDecoder
 from txtrain.model.lora.exchange import Adapter, Change, taken
 from txtrain.saving import write_tensors
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-
-# Keys that change what is computed, and the values that we have.
-KNOWN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "trainable_token_indices": (None,),
-    "target_parameters": (None, []),
-    "layer_replication": (None,),
-    "alora_invocation_tokens": (None,),
-    "lora_bias": (False, None),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "arrow_config": (None,),
-    "megatron_config": (None,),
-}
-
-
-def is_adapter(path: str | Path) -> bool:
-    """Whether this is a folder of PEFT's, and no whole model's."""
-    return (Path(path).expanduser() / CONFIG).is_file() and not is_folder(path)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The adapter_config.json of a folder.
-
-    Raises:
-        UserError: it is missing, damaged, or asks for what we do not have.
-    """
-    try:
-        config = json.loads((path / CONFIG).read_text())
-        config.setdefault("lora_alpha", 8)
-        for alpha in (config["lora_alpha"], *(config.get("alpha_pattern") or {}).values()):
-            if not isinstance(alpha, int | float):
-                raise UserError(f"{path / CONFIG} has an alpha of {alpha!r}, which is no number: restore it")
-        for key, values in KNOWN.items():
-            if config.get(key, values[0]) not in values:
-                raise UserError(f"{path / CONFIG} has {key}={config[key]}, and txtrain reads {key}={values[0]} only")
-    except OSError as error:
-        raise UserError(f"{path / CONFIG} cannot be read ({error.strerror}): name a folder of PEFT's") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path / CONFIG} is no adapter's config ({error}): restore it") from error
-    return dict(config)
 
 
 def read_adapter(
@@ -85,31 +44,40 @@ def read_adapter(
     Raises:
         UserError: the folder is damaged, or its adapter is one of another base.
     """
-    config, modules = read_config(path), read_tensors(path)[0]
+    config = read_config(path)
+    modules, _, copies = read_tensors(path)
     result: dict[str, Change] = {}
     used: set[str] = set()
     own = dict(model.named_parameters())
+    bases, copied = BaseMatrices(model), dict[str, tuple[Place, list[int]]]()
     for name, layer in model.named_modules():
         place = family.names.find_layer(name, own) if isinstance(layer, nn.Linear | nn.Embedding) else None
+        if place is None:
+            continue
+        copied |= {known: (place, _rows(model, place, heads)) for known in _names(place, family) if known in copies}
         theirs = next((known for known in _names(place, family) if known in modules), None)
-        if place is None or theirs is None:
+        if theirs is None:
             continue
         used.add(theirs)
-        parts = modules[theirs]
+        parts: Mapping[str, Tensor] = modules[theirs]
+        rows = _rows(model, place, heads)
+        rank, alpha = len(parts["A"]), _of_pattern(config.get("alpha_pattern") or {}, theirs, config["lora_alpha"])
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         try:
-            tensors = _part(parts, place, _rows(model, place, heads), _sizes(layer))
+            if start_of(config) in PRINCIPAL and isinstance(layer, nn.Linear):
+                parts = bases.without_start(place, rows, parts, scale, start_of(config))
+            tensors = _part(parts, place, rows, _sizes(layer))
         except RuntimeError:
             size_in, size_out = _sizes(layer)
             raise UserError(
                 f"{path} is an adapter for another base: its {theirs} takes {parts['A'].shape[1]} and gives "
                 f"{parts['B'].shape[0]}, and {name} takes {size_in} and gives {size_out}"
             ) from None
-        rank, alpha = len(parts["A"]), _of_pattern(config.get("alpha_pattern") or {}, theirs, config["lora_alpha"])
-        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         result[name] = Change(scale=scale, dropout=config.get("lora_dropout", 0.0), **tensors)
     anew = tuple(theirs for part in new for theirs in family.names.of_part(part))
     if unused := {name for name in modules.keys() - used if not name.startswith(anew)}:
         raise UserError(f"{path} is an adapter for another base, which has {min(unused)}: this one has no such layer")
+    bases.check_copies({name: copies[name] for name in copies if not name.startswith(anew)}, copied, path / TENSORS)
     return result
 
 
@@ -195,13 +163,15 @@ def _ends_in(end: str, name: str) -> bool:
     return f".{name}".endswith(f".{end}")
 
 
-def read_tensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """A, B and magnitude_vector of each of their modules that has an adapter; and weights that are there whole.
+def read_tensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
+    """A, B and magnitude_vector of each of their modules that has an adapter; weights that were trained whole; and
+    copies of the base's matrices, by module, which PEFT saves with adapters of embeddings and heads.
 
     Raises:
         UserError: the file is damaged, or has something else.
     """
-    whole, saved = dict[str, Tensor](), read_config(path).get("modules_to_save")
+    config = read_config(path)
+    whole, stored = dict[str, Tensor](), dict[str, Tensor]()
     try:
         tensors = load_file(path / TENSORS)
     except (OSError, SafetensorError) as error:
@@ -209,16 +179,26 @@ def read_tensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Te
     modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(.+)\.lora_(?:embedding_)?(A|B|magnitude_vector)(?:\.weight)?", name)
-        if match is None and saved:
-            whole[name.removeprefix(PREFIX)] = tensor
-            continue
-        if match is None:
+        own = name.removeprefix(PREFIX)
+        if match is not None:
+            modules[match[1].removeprefix(PREFIX)][match[2]] = tensor
+        elif copied := re.fullmatch(r"(.*)\.base_layer\.weight|(.*(?:embed|wte|lm_head|word).*)\.weight", own):
+            whole_there = any(f".{module}." in f".{own}" for module in config.get("modules_to_save") or ())
+            (whole if whole_there else stored)[own if whole_there else copied[1] or copied[2]] = tensor
+        elif config.get("modules_to_save"):
+            whole[own] = tensor
+        else:
             raise UserError(f"{path / TENSORS} has {name}, which is no adapter: txtrain reads LoRA and DoRA only")
-        modules[match[1].removeprefix(PREFIX)][match[2]] = tensor
     for name, parts in modules.items():
         if not {"A", "B"} <= parts.keys():
             raise UserError(f"{path / TENSORS} has only a half of the adapter of {name}: restore it")
-    return modules, whole
+        if ("magnitude_vector" in parts) != bool(config.get("use_dora")):
+            has = "a" if "magnitude_vector" in parts else "no"
+            raise UserError(
+                f"{path / CONFIG} has use_dora={bool(config.get('use_dora'))}, and {TENSORS} has {has} magnitude of "
+                f"{name}: restore one of them"
+            )
+    return modules, whole, stored
 
 
 def _part(parts: Mapping[str, Tensor], place: Place, rows: list[int], sizes: tuple[int, int]) -> dict[str, Any]:
