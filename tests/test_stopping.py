@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import forked
 from tests.test_resume import ONE, ROOT, TINY, TWO, Process, end_of, finish, rows, start
+from txtrain.signals import inbox
 
 SETTINGS = [*TINY, "save.every=100"]
 FAIL_WHEN_ALARMED = """
@@ -134,6 +138,77 @@ def test_who_reads_the_output_leaves(tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoints/last").resolve().name == f"step_{outcome['steps']:08d}.ckpt"
     log = (tmp_path / "run/train.log").read_text()
     assert log[21:].startswith("model "), "nothing of a library's comes first"
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """Its end is a signal to the run, which can write there no more: it saves and ends."""
+    settings = [*SETTINGS, *ONE, f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=10000"]
+    screen, terminal = pty.openpty()
+    with open(terminal, "w") as there:
+        command = [sys.executable, "-c", IN_TERMINAL, "run_dir=run", *settings]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+        process = forked.start(
+            command, cwd=tmp_path, env=environment, stdout=there, stderr=there, start_new_session=True
+        )
+    while trained(tmp_path / "run") < 3:
+        if select.select([screen], [], [], 0.05)[0]:
+            os.read(screen, 4096)
+    os.close(screen)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    outcome = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (outcome["state"], outcome["stopped"]) == ("interrupted", "told to end by SIGHUP")
+    assert (tmp_path / "run/checkpoints/last").resolve().name == f"step_{outcome['steps']:08d}.ckpt"
+
+
+# The terminal is that of the session, so its end is told to it.
+IN_TERMINAL = """
+import fcntl, sys, termios
+from txtrain.cli import main
+fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+OUTPUTS = """
+import os, sys
+from txtrain.cli import main
+if sys.argv[1] == "closed":
+    os.close(1)
+    sys.stdout = None  # as Python has it then
+elif sys.argv[1] == "full":
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output, told", [("closed", ""), ("full", "standard output cannot be written (No space left")])
+def test_output_that_leads_nowhere(output: str, told: str, tmp_path: Path) -> None:
+    """A run is whole without it, and a command that only prints has failed on a full disk."""
+    settings = [*SETTINGS, *ONE, f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=2", "samples.length=0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for command, code in ((["train", "run_dir=run", *settings], 0), (["--help"], int(output == "full"))):
+        done = forked.run([sys.executable, "-c", OUTPUTS, output, *command], cwd=tmp_path, env=environment, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", bool(told)), done.stderr
+        assert told in done.stderr
+    assert json.loads((tmp_path / "run/summary.json").read_text())["state"] == "finished"
+    assert "max_steps=2 reached" in (tmp_path / "run/train.log").read_text()
+
+
+def test_nohup_is_obeyed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with inbox.opened():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_without_a_width_shows_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    code = "from txtrain.terminal import console; console.print('a line')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout == "a line\n"
 
 
 @pytest.mark.slow

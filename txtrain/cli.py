@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from txtrain.completion import QUERY, complete
 from txtrain.errors import UserError
-from txtrain.signals import Interrupted, drop_output, inbox, is_unread
+from txtrain.signals import Interrupted, drop_output, flush_output, inbox, is_unread, open_streams, tell
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,7 +49,7 @@ def train(arguments: Sequence[str]) -> int:
 def run(config: "DictConfig", overrides: list[str]) -> None:
     """Trains; a job of SLURM whose time is over is queued again, once all that it has open is closed."""
     from txtrain.launch import find_launch, requeue, slurm_job
-    from txtrain.terminal import Phase
+    from txtrain.terminal import Phase, console
 
     loading = Phase("loading PyTorch and Lightning")
     if find_launch().rank == 0:
@@ -63,6 +64,9 @@ def run(config: "DictConfig", overrides: list[str]) -> None:
         if end.agreed and end.number == signal.SIGUSR1 and slurm_job() and find_launch().rank == 0:
             log.info(requeue())
         raise
+    finally:
+        if console.lost:  # as it has told; what waits in the stream's buffer would fail once more
+            drop_output()
 
 
 def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
@@ -170,8 +174,9 @@ def start(argv: Sequence[str] | None = None) -> NoReturn:
 
     def leave() -> NoReturn:
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(code)
 
     atexit.register(leave)  # first, so that it is called last
@@ -185,17 +190,23 @@ def start(argv: Sequence[str] | None = None) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0; 1 after a user's mistake, told in a line; 128 + n after signal n"""
+    open_streams()
     with inbox.opened():
         try:
             try:
-                return _main(argv)
+                code = _main(argv)
             finally:
-                sys.stdout.flush()
+                written = flush_output()
+            return code if written else code or 1
         except BrokenPipeError:
             if not is_unread():  # another pipe has broken
                 raise
             drop_output()  # else Python fails once more at its end
             return 128 + signal.SIGPIPE
+        except OSError:
+            if written and flush_output("\n"):  # something else has failed
+                raise
+            return 1
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -211,10 +222,10 @@ def _main(argv: Sequence[str] | None) -> int:
             raise UserError(f"txtrain has no command {command}: type txtrain {' or '.join(COMMANDS)}")
         return COMMANDS[command](arguments)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        tell(f"error: {' '.join(str(error).split())}")
         return 1
     except MemoryError as error:
-        print(f"error: there is not enough memory ({error}): take smaller numbers", file=sys.stderr)
+        tell(f"error: there is not enough memory ({error}): take smaller numbers")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -222,7 +233,7 @@ def _main(argv: Sequence[str] | None) -> int:
         from txtrain.launch import find_launch
 
         if not end.agreed or end.number == signal.SIGPIPE:
-            print(end, file=sys.stderr)
+            tell(str(end))
         # Of the first process only: who started them ends all of them when one fails, and it may not be done yet.
         return 0 if find_launch().rank and end.agreed else 128 + end.number
     except SystemExit as error:  # what Lightning makes of Ctrl-C

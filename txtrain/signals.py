@@ -7,12 +7,14 @@ such as while data are prepared, they end the command at once.
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from types import FrameType
 
 # SLURM sends the last one before a job's time is over, if its script asks for it (`--signal=USR1@120`).
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 WORKER_GRACE = 120  # seconds
 FIRST_CTRL_C = b"\nCtrl-C: saving a checkpoint after this step; once more ends at once\n"
 
@@ -61,7 +63,9 @@ class Inbox:
     def opened(self) -> Iterator[None]:
         """Around a command: signals come here."""
         self._process = os.getpid()
-        previous = {number: signal.signal(number, self._receive) for number in ENDING}
+        # Under nohup a closed terminal ends nothing.
+        heard = [number for number in ENDING if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)]
+        previous = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield
         finally:
@@ -82,7 +86,8 @@ class Inbox:
         elif self._notes and not self.told:
             self.told = number
             if number == signal.SIGINT and self._speaks:
-                os.write(2, FIRST_CTRL_C)  # print and logging may be what was interrupted
+                with suppress(OSError):
+                    os.write(2, FIRST_CTRL_C)  # print and logging may be what was interrupted
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         elif not self._notes:
@@ -90,6 +95,47 @@ class Inbox:
 
 
 inbox = Inbox()
+
+
+def open_streams() -> None:
+    """Gives a process that was started without standard streams, as by `>&-`, ones that lead nowhere.
+
+    Else the next file that it opens takes the place of a stream, and is written what is meant for that.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a model may write what a terminal's encoding lacks
+
+
+def tell(text: str) -> None:
+    """A line on standard error, if it can be written."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def flush_output(text: str = "") -> bool:
+    """Writes what waits for standard output; False, told in a line, where that cannot be: a full disk, a terminal that
+    was closed.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        print(end=text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        tell(f"error: standard output cannot be written ({error.strerror})")
+        return False
+    return True
 
 
 def drop_output() -> None:

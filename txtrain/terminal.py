@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.status import Status
 
-from txtrain.signals import drop_output, inbox
+from txtrain.signals import drop_output, inbox, tell
 
 SILENCE = 2.0  # seconds without output after which a line names the stage
 
@@ -15,6 +15,17 @@ log = logging.getLogger(__name__)
 
 
 class _Console(Console):
+    lost = False  # whether a line could not be written
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:  # a terminal that was closed, or a full disk
+            del self._buffer[:]
+            if not self.lost:
+                self.lost = True
+                tell(f"standard output cannot be written ({error.strerror}): train.log has its lines")
+
     def on_broken_pipe(self) -> None:
         self.quiet = True
         drop_output()
@@ -22,6 +33,8 @@ class _Console(Console):
 
 
 console = _Console(highlight=False, soft_wrap=True)
+if console.width < 1:  # COLUMNS=0, in which nothing would be shown
+    console.width = 80
 
 
 class Phase:

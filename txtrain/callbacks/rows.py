@@ -55,7 +55,7 @@ class Rows:
             unreadable += not rows and line.strip(b"\0") != b""
         self._replace(content, b"".join(kept))
         if unreadable:
-            log.warning("%s: %d lines cannot be read and are left out.", self.path, unreadable)
+            log.warning("%s: lines that cannot be read and are left out: %d.", self.path, unreadable)
 
     def _replace(self, before: bytes, after: bytes) -> None:
         """In place where only the end goes, which needs no room on a full disk; else whole or not at all."""

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class Stopping(Callback):
-    """Answers SIGTERM, SIGUSR1 and Ctrl-C: a checkpoint after this optimizer step, then the end, without a validation.
+    """Answers SIGTERM, SIGUSR1, SIGHUP and Ctrl-C: a checkpoint after this optimizer step, then the end.
+
+    There is no validation then.
 
     All ranks act at the same step although only one of them may have been told: at the end of a step they start to
     take the largest of their signals, and look at the outcome at the end of the next, so that no rank and no GPU waits.

@@ -25,7 +25,7 @@ RESULTS = {
 SPEEDS = tuple(key for key in RESULTS if key.endswith("_per_second"))
 
 # How a process ends that was told to, or that nobody let end: it did nothing wrong, so it goes on when the sweep does.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGKILL)
 STOPPED = {code for number in SIGNALS for code in (-number, 128 + number)}
 
 
