@@ -96,6 +96,11 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
         config.resume = config.run_dir = str(here.path)
         if first is None:
             print(f"SLURM has started this job again: going on with {here.path}")
+    elif config.init_from == "":
+        raise UserError(
+            "init_from is missing, the trained model to start from: type init_from=FOLDER, a Hugging Face folder "
+            "(hf download NAME --local-dir FOLDER) or a run (runs/NAME/RUN)"
+        )
     elif config.init_from:
         from txtrain.start import same_model
 

@@ -31,6 +31,7 @@ SCALARS: dict[str, Any] = {
     "init_from": str | None,
     "compile": bool,
     "on_spike": Literal["warn", "skip", "stop"],
+    "export": bool,
     "dry_run": bool,
 }
 
@@ -46,6 +47,7 @@ RESUMABLE = (
     "schedule.decay",
     "schedule.end",
     "on_spike",
+    "export",
     "resume",
     "dry_run",
 )

@@ -20,7 +20,7 @@ Groups and their options (* is the default); a group's keys are GROUP.KEY, such 
 Common keys:
   data.path=FILE  data.seq_len  data.batch_size (sequences per step over all devices)  data.micro_batch_size
   trainer.max_steps  trainer.devices  trainer.accelerator  trainer.precision=bf16-mixed  optimizer.lr
-  name=NAME  seed=1  run_dir=PATH  resume=PATH|auto  init_from=PATH  compile=true  dry_run=true
+  name=NAME  seed=1  run_dir=PATH  resume=PATH|auto  init_from=PATH  compile=true  export=true  dry_run=true
 
 Examples:
   {program} norm=pre lora.rank=8

@@ -4,6 +4,8 @@ A head that scores labels is the exception: it is new where the labels are other
 """
 
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from txtrain.audio.spectrograms import Spectrograms, is_of_sound
 from txtrain.base_hash import default_dtype, frozen_hash, is_base
-from txtrain.config import check, locate, saved_config, to_plain
+from txtrain.config import check, locate, newest_run, saved_config, to_plain
 from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
 from txtrain.data.pixels import FILE as PIXELS
@@ -48,7 +50,8 @@ ADAPTER_NAMES = ("lora_A", "lora_B", "lora_A0", "lora_B0", "lora_magnitude")
 
 def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """The composed config with the model and tokenizer that `init_from` names, under what the user typed."""
-    path, result = Path(composed.init_from).expanduser(), composed.copy()
+    path, result = _named(composed.init_from), composed.copy()
+    result.init_from = str(path)
     keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
     own_tokenizer = any(key.partition(".")[0] == "tokenizer" for key in keys)
     if (path / "config.yaml").is_file():
@@ -63,7 +66,7 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     else:
         raise UserError(
             f"init_from={path} is no run directory (it has no config.yaml), and no Hugging Face folder (it has no "
-            "config.json): type init_from=runs/NAME/RUN or init_from=FOLDER"
+            f"config.json): {_advice(composed.init_from)}"
         )
     for group in MODEL_GROUPS:
         if group != "head" or not _new_kind(composed.head, axes.head):
@@ -82,6 +85,26 @@ def same_model(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
         if key.partition(".")[0] in (*MODEL_GROUPS, "tokenizer"):
             OmegaConf.update(result, key, OmegaConf.select(composed, key), merge=False, force_add=True)
     return result
+
+
+def _named(name: str) -> Path:
+    """The run or folder of this name; a folder of runs means its newest run."""
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.yaml").is_file() and not is_folder(path):
+        newest = newest_run(path)
+        if newest and rank_zero_only.rank == 0:
+            print(f"init_from={name}: its newest run is {newest.name}", file=sys.stderr)
+        return newest or path
+    return path
+
+
+def _advice(name: str) -> str:
+    """What to type instead of a name that nothing here has; one such as org/name is of the Hugging Face Hub."""
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).parent.exists():
+        return (
+            f"for this name on the Hugging Face Hub type hf download {name} --local-dir FOLDER, then init_from=FOLDER"
+        )
+    return "type init_from=runs/NAME/RUN or init_from=FOLDER"
 
 
 def _input_of(path: Path) -> Pixels | Spectrograms | None:

@@ -20,9 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from txtrain.callbacks.description import describe_memory, describe_run
+from txtrain.config import to_plain
 from txtrain.data.base import Data
 from txtrain.data.labels import class_weights
 from txtrain.errors import UserError
+from txtrain.interop.choice import EXPORTED, check_export, merged_axes
+from txtrain.interop.export import export
 from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.head import Loss
 from txtrain.owner import releasing_runs
@@ -69,10 +72,14 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         parts["task"].func.check_settings(**parts["task"].keywords)
         check_prompt(config, parts["task"].func)
         check_class_weights(parts["loss"], parts["task"].func)
-        check_model(config, parts, partial(new_model, **data.sizes()))
+        model = check_model(config, parts, partial(new_model, **data.sizes()))
         run = RunDirectory(config.run_dir) if config.run_dir else RunDirectory.default(config.name)
         if rank == 0 and not config.resume:
             run.check_new()
+        if config.get("export"):
+            plain = to_plain(config)
+            folder = run.path / EXPORTED
+            check_export(type(model), merged_axes(plain, model), data.sizes().get("max_len"), folder)
         checkpoint = point_to_resume(config, run) if config.resume else None
         config.resume = config.resume if checkpoint else None
         trainer, summary = new_trainer(config, parts, strategy, run.path)
@@ -110,6 +117,8 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         raise SystemExit(NOT_SAVED)
     if outcome["state"] == "stopped" and rank == 0:
         raise SystemExit(STOPPED_BY_SPIKE)
+    if config.get("export") and rank == 0:
+        export([str(run.path), str(run.path / EXPORTED)])
     return outcome["validation_loss"]
 
 

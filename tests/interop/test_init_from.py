@@ -225,3 +225,55 @@ def test_a_damaged_config_is_told(capsys, content):
     Path("base/config.json").write_text(content)
     assert main(["generate", "base", "hi", "--device", "cpu"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_name_of_the_hub_says_how_to_download_it(capsys):
+    told = error_of(capsys, "init_from=HuggingFaceTB/SmolLM-135M")
+    assert "type hf download HuggingFaceTB/SmolLM-135M --local-dir FOLDER" in told
+    assert "hf download" not in error_of(capsys, "init_from=nothing")
+
+
+@pytest.mark.parametrize("typed", ["experiment=lora_chat data=chat", "init_from="])
+def test_a_missing_init_from_is_told_first(capsys, typed):
+    assert main(["train", "data=text", f"data.path={TEXT}", "logger=none", *typed.split()]) == 1
+    assert capsys.readouterr().err.startswith("error: init_from is missing")
+
+
+def test_a_folder_of_runs_means_its_newest(capsys):
+    for number in (1, 2):
+        assert main(["train", *RUN, *STILL, f"run_dir=all/{number}"]) == 0
+    assert main(["train", *RUN, *STILL, "init_from=all", "run_dir=last"]) == 0
+    assert "init_from=all: its newest run is 2" in capsys.readouterr().err
+    assert yaml.safe_load(Path("last/config.yaml").read_text())["init_from"] == "all/2"
+
+
+SCRATCH = [word for word in RUN if word != "init_from=base"]
+SCRATCH += ["tokenizer=byte", "model.dim=32", "model.num_layers=1", "model.num_heads=2"]
+
+
+def test_the_summary_says_what_a_model_exports_as(capsys):
+    assert main(["train", *SCRATCH, "dry_run=true"]) == 0
+    assert "exports as llama" in capsys.readouterr().out
+    assert main(["train", *SCRATCH, "norm=residual", "dry_run=true"]) == 0
+    assert "has no Hugging Face family: llama, the nearest, lacks norm=residual" in capsys.readouterr().out
+
+
+def test_an_export_is_refused_at_the_start(capsys):
+    assert "has no Hugging Face family: llama" in error_of(capsys, "export=true", "norm=residual")
+    assert main(["train", *SCRATCH, "export=true", "embedding.scale=true", "run_dir=scaled"]) == 1
+    assert "export=true, and the model has no Hugging Face family" in capsys.readouterr().err
+    assert not Path("scaled").exists()
+
+
+@pytest.mark.parametrize("adapted", [[], ["lora.rank=2", "lora.targets=[embedding.tokens]", "embedding.tied=true"]])
+def test_a_run_exports_itself_at_its_end(capsys, adapted):
+    assert main(["train", *SCRATCH, *adapted, "export=true", "run_dir=run"]) == 0
+    told = capsys.readouterr().out
+    assert "exports as llama, into hugging_face of the run at its end" in told
+    assert "run/hugging_face: llama" in told
+    expected = load_trained("run").model.state_dict()
+    for name, weight in read("run/hugging_face").state_dict().items():
+        assert torch.equal(weight, expected[name])
+    assert main(["train", "resume=run", "trainer.max_steps=3"]) == 1
+    assert "hugging_face exists: move it away, or type export=false" in capsys.readouterr().err
+    assert main(["train", "resume=run", "trainer.max_steps=3", "export=false"]) == 0

@@ -9,10 +9,12 @@ import yaml
 from torch import nn
 
 from txtrain.config import config_directory, options
+from txtrain.interop.choice import EXPORTED, describe_export, merged_axes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import adapters, parameter_counts
 from txtrain.optim import is_small
 from txtrain.printable import short
+from txtrain.start import class_of
 from txtrain.strategy import OneDevice
 
 AXES = ("encoding", "norm", "attention", "ffn", "optimizer", "schedule")
@@ -39,6 +41,7 @@ def describe_run(
         "axes": ", ".join(f"{axis} {option_name(axis, config[axis])}" for axis in AXES if axis in config),
         **_adapters(config, model),
         **_extras(config),
+        "export": _export(config, data, model),
         "data": data.description(),
         **data.planned(steps),
         **data.details(),
@@ -56,6 +59,13 @@ def describe_run(
         "device": f"{device}, precision {precision}, strategy {_strategy(config, trainer.strategy)}",
     }
     return lines
+
+
+def _export(config: Mapping[str, Any], data: Any, model: nn.Module) -> str:
+    told = describe_export(
+        class_of(config["task"]).model_class, merged_axes(config, model), data.sizes().get("max_len")
+    )[1]
+    return f"{told}, into {EXPORTED} of the run at its end" if config.get("export") else told
 
 
 def describe_memory(model: nn.Module, config: Mapping[str, Any], precision: str) -> str:

@@ -14,9 +14,10 @@ from txtrain.arguments import Parser
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 from txtrain.interop.adapter import export_adapter
-from txtrain.interop.axes import GROUPS, to_flat, typed
+from txtrain.interop.axes import Nodes, typed
 from txtrain.interop.beside import said_of_input, write_beside, write_json
 from txtrain.interop.check import compare
+from txtrain.interop.choice import nearest_family, of_class, with_table
 from txtrain.interop.families import families
 from txtrain.interop.family import Family
 from txtrain.interop.folder import CONFIG, is_folder, read_folder
@@ -82,22 +83,21 @@ def choose_family(trained: Trained, name: str | None = None) -> Family:
     known = families()
     if name is not None and name not in known:
         raise UserError(f"--family {name} is not known: txtrain writes {', '.join(sorted(known))}")
-    candidates = [family for family in known.values() if family.model_class is type(trained.model)]
+    candidates = of_class(type(trained.model))
     if name is not None:
         candidates = [known[name]]
     elif trained.family is not None:
         candidates = [trained.family, *(family for family in candidates if family is not trained.family)]
-    axes = _axes(trained)
-    lacks = [family.lacks(axes) for family in candidates]
-    nearest = min(range(len(lacks)), key=lambda index: len(lacks[index]), default=None)
+    nearest = nearest_family(candidates, _axes(trained))
     if nearest is None:
         raise UserError(f"no family that txtrain writes has a model like {type(trained.model).__name__}")
-    if lacks[nearest]:
+    family, lacking = nearest
+    if lacking:
         raise UserError(
-            f"{'' if name else 'no family expresses this model: '}{candidates[nearest].model_types[0]}"
-            f"{'' if name else ', the nearest,'} has no counterpart of {typed(lacks[nearest])}"
+            f"{'' if name else 'no family expresses this model: '}{family.model_types[0]}"
+            f"{'' if name else ', the nearest,'} has no counterpart of {typed(lacking)}"
         )
-    return candidates[nearest]
+    return family
 
 
 def write_folder(folder: Path, trained: Trained, family: Family, *, shard_bytes: int) -> None:
@@ -120,13 +120,9 @@ def new_config(trained: Trained, family: Family) -> dict[str, Any]:
     return {"dtype": dtype} | said_of_input(trained) | config
 
 
-def _axes(trained: Trained) -> dict[str, dict[str, Any]]:
+def _axes(trained: Trained) -> Nodes:
     """The axes, with the length of a table of positions that the data gave it."""
-    axes = {group: dict(trained.axes[group]) for group in GROUPS}
-    table = "encoding.max_len" in to_flat(axes) and isinstance(trained.inputs, Tokenizer)
-    if table and axes["encoding"].get("max_len") is None:
-        axes["encoding"]["max_len"] = trained.max_len
-    return axes
+    return with_table(trained.axes, trained.max_len if isinstance(trained.inputs, Tokenizer) else None)
 
 
 def write_weights(folder: Path, model: nn.Module, family: Family, *, shard_bytes: int, heads: int) -> None:
