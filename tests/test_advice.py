@@ -54,7 +54,7 @@ MISTAKES = {
         data.validation_fraction=2.0
         data.packing=odd; tokenizer=bpe tokenizer.vocab_size=100; tokenizer=bpe tokenizer.vocab_size=100000
         model.vocab_size=100; optimizer=adamww; +optimizer.momentum=0.1; model.num_decoder_layers=2
-        embedding.shared=false; trainer.gradient_clip_val=-1
+        embedding.shared=false; trainer.gradient_clip_val=-1; trainer.max_time=soon; trainer.max_time=600
     """,
     "masked": """
         data.masking.rate=2.0; data.masking.unit=letter; data.masking.masked=0.9 data.masking.random=0.9

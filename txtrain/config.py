@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from txtrain.durations import max_seconds
 from txtrain.errors import UserError
 from txtrain.schema import arguments, check_value, nearest
 
@@ -91,6 +92,7 @@ def check(config: Mapping[str, Any]) -> None:
             check_value(key, value, SCALARS[key])
         elif not any(_nodes(value)):  # not composed from the config tree but added by +key=value
             raise UserError(unknown_key(key, [name for name in config if name != key]))
+    max_seconds((config.get("trainer") or {}).get("max_time"))
     for path, node in _nodes(config):
         for key in node:
             if node[key] == MISSING:

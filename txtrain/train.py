@@ -23,6 +23,7 @@ from txtrain.callbacks.description import describe_memory, describe_run
 from txtrain.config import to_plain
 from txtrain.data.base import Data
 from txtrain.data.labels import class_weights
+from txtrain.durations import as_typed, max_seconds
 from txtrain.errors import UserError
 from txtrain.interop.choice import EXPORTED, check_export, merged_axes
 from txtrain.interop.export import export
@@ -198,6 +199,12 @@ def point_to_resume(config: DictConfig, run: RunDirectory) -> Path | None:
     step = checkpoint_step(checkpoint)
     if 0 < last <= step and run.finished_at(step):
         raise UserError(f"{run.path} is finished at step {step} of {last}: type trainer.max_steps={2 * step} to go on")
+    budget, spent = max_seconds(config.trainer.max_time), read_state(checkpoint)["callbacks"].get("Budget", {})
+    if budget and spent.get("spent", 0.0) >= budget and run.finished_at(step):
+        raise UserError(
+            f"{run.path} is finished at step {step}, trainer.max_time={config.trainer.max_time} is spent: type "
+            f"trainer.max_time={as_typed(2 * budget)} to go on"
+        )
     return checkpoint
 
 

@@ -38,7 +38,7 @@ def check_numbers(config: DictConfig) -> None:
     if taken := OWNED.keys() & trainer.keys():
         key = min(taken)
         raise UserError(f"trainer.{key} follows from {OWNED[key]}: leave it out")
-    if trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
+    if trainer.max_steps == -1 and trainer.max_epochs in (None, -1) and trainer.max_time is None:
         raise UserError("trainer.max_steps=-1 and no trainer.max_epochs train for ever: type trainer.max_epochs=1")
     for key, sample in (("log_every_n_steps", 10), ("val_check_interval", 100)):
         if not isinstance(trainer[key], int) or trainer[key] < 1:
@@ -76,6 +76,7 @@ def lightning_trainer(new: Callable[..., Trainer], strategy: Strategy, **options
     trainer = new(
         strategy=strategy,
         plugins=find_launch().environment(),
+        max_time=None,  # `Budget` is in its place
         logger=False,  # set once there is a run directory
         check_val_every_n_epoch=None,  # intervals count steps, across epochs
         num_sanity_val_steps=0,

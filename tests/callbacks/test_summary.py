@@ -63,7 +63,7 @@ class Slow(Callback):
     "limit, steps, reason",
     [
         ({"max_epochs": 2}, 8, "trainer.max_epochs=2 reached"),
-        ({"max_time": {"milliseconds": 300}, "max_epochs": 2}, 1, "trainer.max_time reached"),
+        ({"max_time": "0.3s", "max_epochs": 2}, 1, "trainer.max_time=0.3s reached"),
     ],
 )
 def test_other_limits_are_named_and_end_with_a_checkpoint(

@@ -116,8 +116,6 @@ class Letters:
     vocab_size = VOCABULARY
     opening: tuple[int, ...] = ()
 
-    opening: tuple[int, ...] = ()
-
     def decode(self, tokens: list[int]) -> str:
         return "".join("abcdefghij\n"[token] for token in tokens)
 
@@ -194,13 +192,14 @@ class Run:
         samples: dict[str, Any] | None = None,
         extra: Any = (),
         averaging: Averaging | None = None,
+        max_time: str | None = None,
         **trainer: Any,
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.run_dir, self.task, self.data = run_dir, TinyTask(), TinyData(accumulation)
         callbacks, self.summary = new_callbacks(
             run_dir=run_dir,
-            config=CONFIG,
+            config=CONFIG | {"trainer": {"max_time": max_time}},
             save=Save(every=every, keep=keep),
             samples=partial(Samples, **samples or {"length": 4}),
             averaging=averaging,

@@ -8,6 +8,7 @@ from lightning import Callback
 
 from txtrain.callbacks.activations import Activations
 from txtrain.callbacks.averaging import Averaging
+from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.checkpoints import Checkpoints
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.final_validation import FinalValidation
@@ -19,6 +20,7 @@ from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
 from txtrain.callbacks.stopping import Stopping
 from txtrain.callbacks.summary import Summary
+from txtrain.durations import max_seconds
 from txtrain.saving import Save
 
 
@@ -45,13 +47,15 @@ def new_callbacks(
     texts = samples(clock=clock)
     spikes = Spikes(run_dir=run_dir, on_spike=config["on_spike"])
     summary = Summary(run_dir=run_dir, config=config, metrics=metrics, samples=texts, spikes=spikes)
-    progress = Progress(metrics=metrics, clock=clock)
+    budget = Budget(seconds=max_seconds(config.get("trainer", {}).get("max_time")))
+    progress = Progress(metrics=metrics, clock=clock, budget=budget)
     checkpoints = Checkpoints(run_dir=run_dir, save=save, clock=clock)
     # The generators' state is taken before anything else may draw; a checkpoint holds the outcome of all others.
     callbacks = [
         RandomState(),
         spikes,  # what it ends, those after it end
         Merging(),  # what is validated and saved after a step is the merged model
+        budget,  # what it ends, those after it validate, log and save
         FinalValidation(),
         metrics,
         summary,

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from txtrain.config import config_directory, options
+from txtrain.durations import as_typed, max_seconds
 from txtrain.interop.choice import EXPORTED, describe_export, merged_axes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import adapters, parameter_counts
@@ -47,7 +48,7 @@ def describe_run(
         **data.details(),
         "batch": f"{data.batch_told(devices)} × {devices} device{'s' * (devices > 1)}"
         f" × accumulation {data.accumulation(devices)}",
-        "steps": f"{short_steps(steps)} ({steps / in_epoch:.2f} epochs)",
+        "steps": _steps(steps, in_epoch, max_seconds((config.get("trainer") or {}).get("max_time"))),
         "attention": explain_attention(
             model,
             device,
@@ -90,8 +91,12 @@ def mebibytes(size: float) -> str:
     return f"{size / 2**20:,.1f} MiB" if size < 100 * 2**20 else f"{size / 2**20:,.0f} MiB"
 
 
-def short_steps(steps: float) -> str:
-    return "no end of" if steps == float("inf") else f"{steps:.0f}"
+def _steps(steps: float, in_epoch: float, seconds: float | None) -> str:
+    """What ends training."""
+    in_time = f"as many as {as_typed(seconds)} are enough for" if seconds else ""
+    if steps == float("inf"):
+        return in_time or "no end"
+    return f"{steps:.0f} ({steps / in_epoch:.2f} epochs)" + (f", or {in_time}" if in_time else "")
 
 
 def compute_dtype(precision: str) -> torch.dtype:

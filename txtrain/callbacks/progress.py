@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.steps import is_log_step, new_step
@@ -24,10 +25,11 @@ class Progress(Callback):
     Args:
         metrics: where the numbers come from.
         clock: of training alone.
+        budget: of time, if there is one.
     """
 
-    def __init__(self, *, metrics: Metrics, clock: Clock) -> None:
-        self.metrics, self.clock = metrics, clock
+    def __init__(self, *, metrics: Metrics, clock: Clock, budget: Budget) -> None:
+        self.metrics, self.clock, self.budget = metrics, clock, budget
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._total: int | None = None
@@ -61,9 +63,11 @@ class Progress(Callback):
         text = self._describe() if is_log_step(trainer) else None
         self._text = text or self._text
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._step, description=text)
+            self._bar.update(self._task, completed=self._step, total=self._expected(), description=text)
         if text is not None:
-            total = "" if self._total is None else f"/{self._total}"
+            expected = self._expected()
+            about = "~" if expected != self._total else ""
+            total = "" if expected is None else f"/{about}{expected}"
             log.info("step %d%s  %s", self._step, total, text, extra=LOG_ONLY if self._bar is not None else None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,6 +117,11 @@ class Progress(Callback):
             self._bar.stop()
             self._bar = None
 
+    def _expected(self) -> int | None:
+        """Steps in all, by whichever of steps and time is expected to end training first."""
+        end = min(math.inf if self._total is None else self._total, max(self._step, self.budget.steps))
+        return round(end) if end < math.inf else None
+
     def _describe(self) -> str:
         row = self.metrics.train
         parts = [f"loss {row['train/loss']:.4f}", f"lr {row['train/lr']:.2e}"]
@@ -120,7 +129,10 @@ class Progress(Callback):
         parts.append(f"{short(row[f'train/{unit}_per_second'])} {unit}/s")
         if "train/mfu" in row:
             parts.append(f"mfu {row['train/mfu']:.0%}")
+        ends = [] if self.budget.left is None else [self.budget.left]
         if self._total is not None:
             per_step = self.clock.seconds / (self._step - self._first)
-            parts.append(f"{duration(per_step * (self._total - self._step))} left")
+            ends.append(per_step * (self._total - self._step))
+        if ends:
+            parts.append(f"{duration(min(ends))} left")
         return "  ".join(parts)

@@ -12,10 +12,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
+from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.description import describe_run
 from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
+from txtrain.durations import as_typed
 from txtrain.logger import RESULT
 from txtrain.model.lora import parameter_counts
 from txtrain.optim import HalfOptimizer
@@ -171,7 +173,14 @@ def longer(trainer: Any) -> str | None:
         last = getattr(trainer, end)
         if last is not None and 0 < last <= reached:
             return f"trainer.{end}={2 * reached}"
-    return None
+    budget = spent_budget(trainer)
+    return None if budget is None else f"trainer.max_time={as_typed(2 * budget)}"
+
+
+def spent_budget(trainer: Any) -> float | None:
+    """Seconds of `trainer.max_time` if they are spent."""
+    budgets = [callback for callback in trainer.callbacks if isinstance(callback, Budget)]
+    return next((budget.seconds for budget in budgets if budget.left == 0), None)
 
 
 def optimizer_name(optimizer: Any) -> str:
@@ -189,6 +198,8 @@ def why_stopped(trainer: Any) -> str:
         return f"trainer.max_epochs={trainer.max_epochs} reached"
     if any(isinstance(callback, Timer) and callback.time_remaining() <= 0 for callback in trainer.callbacks):
         return "trainer.max_time reached"
+    if (budget := spent_budget(trainer)) is not None:
+        return f"trainer.max_time={as_typed(budget)} reached"
     return "a callback asked to stop"
 
 

@@ -1,6 +1,7 @@
 """Several data sets in one training, by weight, each validated by itself."""
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -237,8 +238,8 @@ class Mixture(Data):
         for name, part in self._parts.items():
             if name in shares:
                 share = f"{shares[name]:.4g} of the {'steps' if self._by_steps else 'samples'}"
-                passes = f"{shares[name] * turns / sizes[name]:.3g} passes"
-                told[f"set {name}"] = f"{share}, {passes}; {part.description()}"
+                passes = f", {shares[name] * turns / sizes[name]:.3g} passes" if math.isfinite(turns) else ""
+                told[f"set {name}"] = f"{share}{passes}; {part.description()}"
             else:
                 told[f"set {name}"] = f"weight 0: {len(part.samples('validation'))} samples, for validation only"
         return told

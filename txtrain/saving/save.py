@@ -1,7 +1,8 @@
 """When checkpoints are written, and how many are kept: the `save` group."""
 
-import re
 from dataclasses import dataclass
+
+from txtrain.durations import seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -9,7 +10,7 @@ class Save:
     """When to write checkpoints, and how many to keep.
 
     Args:
-        every: optimizer steps from one to the next, or minutes such as `30min`.
+        every: optimizer steps from one to the next, or a time such as `30min` or `2h`.
         keep: newest checkpoints to keep; the best one is kept besides.
         retry_for: seconds that a run tries to save its last step while the disk is full.
         background: whether training goes on while a checkpoint, once copied to the CPU's memory, is written.
@@ -22,7 +23,7 @@ class Save:
 
     def __post_init__(self) -> None:
         if not (self.steps or self.seconds):
-            raise ValueError(f"save.every is {self.every}: give steps (save.every=100) or minutes (save.every=30min)")
+            raise ValueError(f"save.every is {self.every}: give steps (save.every=100) or a time (save.every=30min)")
         if self.retry_for < 0:
             raise ValueError(f"save.retry_for is {self.retry_for}: give seconds, such as save.retry_for=60")
         if self.keep < 1:
@@ -34,5 +35,4 @@ class Save:
 
     @property
     def seconds(self) -> float | None:
-        found = re.fullmatch(r"([0-9.]+)min", str(self.every))
-        return float(found[1]) * 60 if found else None
+        return None if isinstance(self.every, int) else seconds_of(self.every)

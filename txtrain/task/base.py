@@ -1,6 +1,7 @@
 """The only LightningModule: builds the model, counts the loss exactly, and validates exactly."""
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
@@ -30,6 +31,8 @@ from txtrain.schedule import Schedule
 from txtrain.strategy import clip_gradients, drop_step, made_once, shard
 
 Batch = dict[str, Tensor]
+
+UNKNOWN = 10**6  # steps, for the schedule at the first step of a run that only a budget of time ends
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Task(LightningModule):
         self.new_optimizer, self.schedule, self.loss = optimizer, schedule, loss
         self.compile_blocks, self.seed = compile_blocks, seed
         self.model: nn.Module = None  # type: ignore[assignment]  # until `configure_model`
+        self.steps_in_time: Callable[[], float] = lambda: math.inf  # that a budget of time is enough for
         self.accepts: Callable[[], bool] | None = None  # asked before each optimizer step, if set
         self.base: dict[str, str | None] | None = None
         self.merged: Set[str] = frozenset()  # names of frozen weights that change as adapters are merged into them
@@ -178,16 +182,21 @@ class Task(LightningModule):
         if not getattr(self.trainer.strategy, "keeps_masters", False):
             optimizer = in_float32(optimizer, self.model, seed=self.seed, step=lambda: self.trainer.global_step)
         total = self._total_steps()
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.scale(step, total) * self.lora.rewarm(step))
+        scheduler = LambdaLR(optimizer, lambda step: self._scale(step, total) * self.lora.rewarm(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _total_steps(self) -> int:
+    def _scale(self, step: int, total: float) -> float:
+        """The schedule's factor, by whichever of steps and time is expected to end training first."""
+        end = min(total, self.steps_in_time())
+        return self.schedule.scale(step, max(round(end), 1) if end < math.inf else UNKNOWN)
+
+    def _total_steps(self) -> float:
         """Of the run; Lightning's estimate makes loaders before they can be told where a resumed run goes on."""
         trainer: Any = self.trainer
         ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
         if trainer.max_epochs is not None and trainer.max_epochs >= 0:
             ends.append(trainer.max_epochs * trainer.datamodule.steps_in_epoch)
-        return min(ends)
+        return min(ends, default=math.inf)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
