@@ -24,11 +24,19 @@ def test_devices_are_counted_as_lightning_does(eight_gpus: None, devices: Any, c
     assert count_devices("cuda", devices) == count
 
 
-@pytest.mark.parametrize("devices", [9, "9", "0,8", [8], 0, -2, "two", []])
+@pytest.mark.parametrize("devices", [9, "9", "0,8", [8], 0, -2, "two", [], [-1], "-1,2"])
 def test_devices_that_are_not_there(eight_gpus: None, devices: Any) -> None:
     with pytest.raises(UserError, match=r"trainer\.devices.*type .*") as error:
         count_devices("cuda", devices)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("devices", [-1, "-1", [0], [0, 1], "0,1", [-1]])
+def test_gpus_are_not_asked_for_on_a_cpu(devices: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"trainer\.devices=.* means GPUs, .*: type how many, such as trainer\.devices=1$"
+    ):
+        count_devices("cpu", devices)
 
 
 def test_two_processes_share_a_core_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,26 @@ def test_bits_are_of_the_element_whatever_part_of_the_tensor_is_asked_for():
     assert not torch.equal(rounded(values), rounded(values, seed="1"))
 
 
+def test_bits_are_of_the_seed_the_step_and_the_name(monkeypatch):
+    """Two weights that are alike in all else get bits of their own."""
+    monkeypatch.setattr("txtrain.optim.half.SMALL", 0)
+
+    def stepped(*, seed=0, step=0):
+        model = torch.nn.ModuleDict({name: torch.nn.Linear(64, 64, bias=False) for name in "ab"}).to(torch.bfloat16)
+        for parameter in model.parameters():
+            parameter.data.fill_(1.0)
+            parameter.grad = torch.ones_like(parameter)
+        in_float32(torch.optim.SGD(model.parameters(), lr=1e-3), model, seed=seed, step=lambda: step).step()
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    first, second = stepped()
+    assert all(0.2 < (weight < 1).float().mean().item() < 0.3 for weight in (first, second))  # 0.001 of 0.0039
+    assert not torch.equal(first, second)
+    assert torch.equal(first, stepped()[0])
+    assert not torch.equal(first, stepped(seed=1)[0])
+    assert not torch.equal(first, stepped(step=1)[0])
+
+
 def test_bits_look_random():
     """Each of the 32 is set half of the time, and two of them, or those of two elements or seeds, agree half of it."""
     bits = random_bits(2**17, seed="0", first=0, device=torch.device("cpu")).long()

@@ -46,14 +46,19 @@ def devices_here(kind: str) -> int:
 def count_devices(kind: str, devices: int | str | Sequence[int]) -> int:
     """How many devices of a kind `trainer.devices` asks for on this machine: a number, a list of them, or auto."""
     most = devices_here(kind)
-    if devices in ("auto", "-1", -1):
+    if devices == "auto" or (devices in ("-1", -1) and kind != "cpu"):
         return 1 if kind == "cpu" else most
     try:
         numbers = device_numbers(devices)
         count, highest = (len(numbers), max(numbers)) if numbers else (int(str(devices)), int(str(devices)) - 1)
     except ValueError:
         raise UserError(f"trainer.devices is {devices}: type a number, such as trainer.devices=2, or auto") from None
-    if count < 1:
+    if kind == "cpu" and (numbers or count == -1):
+        raise UserError(
+            f"trainer.devices={devices} means GPUs, and this run is on a CPU, where a device is a process: type how "
+            "many, such as trainer.devices=1"
+        )
+    if count < 1 or min(numbers, default=0) < 0:
         raise UserError(f"trainer.devices is {devices}: type at least trainer.devices=1")
     if highest >= most:
         there = f"{most // PROCESSES_PER_CORE} CPU cores, each good for {PROCESSES_PER_CORE} processes,"
