@@ -67,6 +67,7 @@ TREE = {
           - _self_
           - override hydra/launcher: process
           - override hydra/job_logging: none
+          - override hydra/hydra_logging: none
         name: gpt
         seed: 0
         run_dir: null

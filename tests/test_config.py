@@ -116,11 +116,11 @@ def test_a_missing_argument_is_named_unless_code_supplies_it() -> None:
 
 
 def test_nodes_within_nodes_and_lists_are_checked() -> None:
-    inner = {"_target_": "torch.nn.Dropout", "p": "much"}
-    outer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 8, "nhead": 2, "activation": inner}
-    assert "model.activation.p must be a number" in refusal(check, {"model": outer})
-    listed = {"_target_": "lightning.Trainer", "callbacks": [{"_target_": "lightning.pytorch.callbacks.Timer", "a": 1}]}
-    assert refusal(check, {"trainer": listed}).startswith("trainer.callbacks.0.a is no key")
+    inner = {"_target_": "txtrain.data.masked.Masking", "rate": "much"}
+    outer = {"_target_": "txtrain.data.stdlib.StandardLibrary", "_partial_": True, "masking": inner}
+    assert "data.masking.rate must be a number" in refusal(check, {"data": outer})
+    listed = outer | {"masking": [{"_target_": "txtrain.data.masked.Masking", "a": 1}]}
+    assert refusal(check, {"data": listed}).startswith("data.masking.0.a is no key")
 
 
 def test_scalars_are_checked_and_others_refused() -> None:
@@ -142,7 +142,8 @@ def test_scalars_are_checked_and_others_refused() -> None:
     ],
 )
 def test_only_trusted_classes_are_loaded(target: Any) -> None:
-    assert refusal(check, {"model": {"_target_": target}}).startswith(f"model._target_ is {target}: ")
+    told = refusal(check, {"model": {"_target_": target}})
+    assert told.startswith(f"model._target_ is {target}, which is no class of txtrain for this place")
 
 
 def test_an_unresolvable_value_is_named() -> None:

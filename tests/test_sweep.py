@@ -153,7 +153,7 @@ def test_a_stopped_sweep_goes_on_by_the_command_that_it_printed(clone: Path, tmp
 
 
 def test_a_job_outlives_a_killed_sweep_only_to_save_and_is_not_started_twice(clone: Path, tmp_path: Path) -> None:
-    sweep = start(tmp_path, clone, "-m", "seed=3")
+    sweep = start(tmp_path, clone, "-m", "seed=choice(3)")
     job, rank = processes_of(sweep, tmp_path / SWEEP / "0.log")
     sweep.kill()
     sweep.communicate(timeout=60)
@@ -161,7 +161,7 @@ def test_a_job_outlives_a_killed_sweep_only_to_save_and_is_not_started_twice(clo
         time.sleep(0.1)
     checkpoint(tmp_path / SWEEP / "0")
 
-    again = start(tmp_path, clone, "-m", "seed=3", f"hydra.sweep.dir={SWEEP}")
+    again = start(tmp_path, clone, "-m", "seed=choice(3)", f"hydra.sweep.dir={SWEEP}")
     assert again.stdout is not None
     assert again.stdout.readline() == "job 0 seed=3: still runs since before, waiting for its end\n"
     assert (tmp_path / SWEEP / "0.log").read_text().count("seen {") == 1

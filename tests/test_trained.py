@@ -95,7 +95,7 @@ def test_what_is_no_model_is_told_in_a_line(run, tmp_path):
     config["ffn"]["_target_"] = "os.system"
     (copy / "config.yaml").write_text(json.dumps(config))
     shutil.copytree(run / "checkpoints", copy / "checkpoints", symlinks=True)
-    with pytest.raises(UserError, match="only what is under txtrain"):
+    with pytest.raises(UserError, match="which is no class of txtrain"):
         load_trained(copy)
 
 

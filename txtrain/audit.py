@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
-from txtrain.config import check, saved_config, to_plain
+from txtrain.arguments import take_trust
+from txtrain.config import check, instantiate, saved_config, to_plain
 from txtrain.data import cache
 from txtrain.data.base import Data, Origin
 from txtrain.data.order import samples_of_step
@@ -21,6 +20,7 @@ USAGE = """txtrain audit RUN STEP: which samples an optimizer step of a run saw
   RUN      a run directory
   STEP     a step, such as 120, or a range, such as 120..125
   --json   for programs: one JSON object
+  --trust PACKAGE   a package whose classes RUN may name; its code will run
 
 Steps count from 1, as in train.log and metrics.jsonl. It needs no checkpoint and no GPU."""
 
@@ -75,6 +75,7 @@ def audit(arguments: Sequence[str]) -> None:
     if {"--help", "-h"} & set(arguments):
         print(USAGE)
         return
+    arguments = take_trust(arguments)
     flags = [argument for argument in arguments if argument.startswith("-")]
     words = [argument for argument in arguments if argument not in flags]
     if flags not in ([], ["--json"]):
@@ -118,8 +119,8 @@ def find_source(run: Path, fingerprint: str) -> Source:
     """The tokens that the run saw, if they are in the cache or can be made again, and whether the data have changed."""
     config = to_plain(saved_config(run))
     check(config)
-    tokenizer = instantiate(config["tokenizer"], _convert_="all")
-    data: Data = instantiate(config["data"], _convert_="all")(tokenizer=tokenizer, seed=config["seed"])
+    tokenizer = instantiate(config["tokenizer"], "tokenizer")
+    data: Data = instantiate(config["data"], "data")(tokenizer=tokenizer, seed=config["seed"])
     try:
         now = data.fingerprint()
         state = "unchanged since the run" if now == fingerprint else "changed since the run"

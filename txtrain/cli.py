@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from txtrain.completion import QUERY, complete
 from txtrain.errors import UserError
+from txtrain.printable import printable
 from txtrain.signals import Interrupted, drop_output, flush_output, inbox, is_unread, open_streams, tell
+from txtrain.trust import trust
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,15 +32,20 @@ def train(arguments: Sequence[str]) -> int:
 
         print(train_help())
         return 0
+    if "--version" in arguments:
+        return version()
 
     from txtrain.compose import compose
     from txtrain.launch import find_launch
+    from txtrain.trust import read_trust
 
     launch = find_launch()
     if launch.starter != "python" and {"-m", "--multirun"} & set(arguments):
         raise UserError(f"{launch.starter} starts the processes of one run, not a sweep: type python train.py -m")
     with launch.first_tells():
-        composed = compose(arguments)
+        with launch.mistakes_once():
+            trust(read_trust(arguments))
+            composed = compose(arguments)
         if composed.sweep:
             return composed.sweep.report()
         if composed.config is not None:  # else Hydra has shown what it was asked for
@@ -76,12 +83,15 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     """
     from omegaconf import OmegaConf
 
-    from txtrain.config import check, find_run, resume_config, saved_config, to_plain
+    from txtrain.config import check, check_scalars, find_run, literal, resume_config, saved_config, to_plain
     from txtrain.implied import fill_implied
     from txtrain.launch import find_launch
     from txtrain.mixtures import spread
     from txtrain.run import RunDirectory
+    from txtrain.trust import trusted
 
+    OmegaConf.update(config, "trust", trusted(), force_add=True)  # for people to read only
+    check_scalars(config)
     fill_implied(config)
     first = RunDirectory.of_first()
     if first:
@@ -105,10 +115,13 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
         from txtrain.start import same_model
 
         config = same_model(config, overrides)
+    OmegaConf.update(
+        config, "trust", trusted(), force_add=True
+    )  # for people to read: what is trusted is typed each time
     spread(config)
     plain = to_plain(config)
     check(plain)
-    config = OmegaConf.create(plain)
+    config = literal(plain)
     find_launch().agree(config.trainer, overrides)
     return config
 
@@ -161,6 +174,16 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": evaluate,
     "export": export,
 }
+
+
+def version() -> int:
+    """Print what is installed."""
+    import platform
+
+    from txtrain import __version__
+
+    print(f"txtrain {__version__} (Python {platform.python_version()})")
+    return 0
 
 
 def usage() -> str:
@@ -223,11 +246,14 @@ def _main(argv: Sequence[str] | None) -> int:
         if command == QUERY:
             complete([command, *arguments], COMMANDS)
             return 0
+        if command == "--version":
+            return version()
+        trust(())  # what a command before this one was typed with, where one process runs several
         if command not in COMMANDS:
             raise UserError(f"txtrain has no command {command}: type txtrain {' or '.join(COMMANDS)}")
         return COMMANDS[command](arguments)
     except UserError as error:
-        tell(f"error: {' '.join(str(error).split())}")
+        tell(f"error: {printable(' '.join(str(error).split()))}")
         return 1
     except MemoryError as error:
         tell(f"error: there is not enough memory ({error}): take smaller numbers")

@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from txtrain.compare.sweep import Sweep
-from txtrain.config import config_directory, groups, options, unknown_key
+from txtrain.config import SCALARS, config_directory, groups, options, unknown_key
 from txtrain.errors import UserError
+from txtrain.grammar import MEANINGS, check_grammar, for_shell, meaning, unreadable
+from txtrain.hydra_settings import checked_settings
 from txtrain.mixtures import TARGET as MIXTURE
 from txtrain.mixtures import as_typed, for_hydra, spread
 from txtrain.schema import nearest
@@ -55,9 +57,12 @@ def compose(arguments: Sequence[str]) -> Composed:
     composed = Composed()
     command_line = sys.argv
     sys.argv = [sys.argv[0], *_flags_first(arguments)]
+    typed = split(arguments)[1]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
-        hydra.main(config_path=str(directory), config_name="train", version_base="1.3")(composed)()
+        check_grammar(typed, groups(directory), SCALARS)
+        with checked_settings(for_hydra(typed)):
+            hydra.main(config_path=str(directory), config_name="train", version_base="1.3")(composed)()
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(explain(error, directory, arguments)) from error
     except ValueError as error:
@@ -85,11 +90,21 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        unknown = parser.parse_known_args(flags)[1]
+        known, unknown = parser.parse_known_args(flags)
     except ArgumentError as error:
         raise UserError(f"{error}: see --help") from error
     if unknown:
-        raise UserError(f"{unknown[0]} is no flag: options are typed without dashes, such as norm=pre (see --help)")
+        name, _, value = unknown[0].lstrip("-").replace("-", "_").partition("=")
+        typed = f"{MEANINGS[name]}={value or 'VALUE'}" if name in MEANINGS else "norm=pre"
+        raise UserError(f"{unknown[0]} is no flag: options are typed without dashes, such as {typed} (see --help)")
+    for name, flag in (("config_name", "--config-name"), ("config_path", "--config-path")):
+        if getattr(known, name) is not None:
+            raise UserError(
+                f"{flag}={getattr(known, name)} is not taken, since the config is always train.yaml: write recipes as "
+                "DIR/experiment/NAME.yaml and type --config-dir DIR experiment=NAME"
+            )
+    if known.experimental_rerun is not None:
+        raise UserError("--experimental-rerun reads a pickle, which can run any code: type resume=RUN")
     return flags + for_hydra(overrides)
 
 
@@ -101,7 +116,7 @@ def explain(error: Exception, directory: Path, arguments: Sequence[str] = ()) ->
             f"{match[1]} is a set of the experiment: give another one another name, or write an experiment of your own"
         )
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' is no override: type key=value, in quotes if it has spaces or brackets"
+        return unreadable(as_typed(error.override))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         typed = next(
@@ -111,9 +126,11 @@ def explain(error: Exception, directory: Path, arguments: Sequence[str] = ()) ->
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and (
         match := re.match("Could not override '(.+)'", text)
     ):
-        return _unknown_path(match[1], cause.parent_node, directory)
+        typed = next((word for word in arguments if word.startswith(f"{match[1]}=")), "")
+        return _unknown_path(match[1], cause.parent_node, directory, typed.partition("=")[2])
     if match := re.match("Ambiguous value for argument '(.+?)=(.+)'", text):
-        return f"{match[1]} has several values: add -m to sweep over them, or type {match[1]}=[{match[2]}] for a list"
+        told = f"{match[1]} has several values: add -m to sweep over them, or type {match[1]}=[{match[2]}] for a list"
+        return told + (f", or {for_shell(match[1], match[2])} for one text" if Path(match[2]).exists() else "")
     if match := re.match("Sweep parameters '(.+)' requires", text):
         return f"{match[1]} has several values: add -m to sweep over them"
     return f"{text} {cause or ''}"
@@ -136,7 +153,7 @@ def _not_a_name(arguments: Sequence[str], directory: Path) -> str:
     return "a group takes the name of one of its options (see --help)"
 
 
-def _unknown_path(path: str, parent: Any, directory: Path) -> str:
+def _unknown_path(path: str, parent: Any, directory: Path, value: str = "") -> str:
     """For a key that the composed config lacks: where it is, or what it was meant to be."""
     group, _, key = path.partition(".")
     if group == "data" and key.startswith("sets."):
@@ -150,6 +167,8 @@ def _unknown_path(path: str, parent: Any, directory: Path) -> str:
     if elsewhere:
         return f"{path} is no key of the chosen option: type {' or '.join(elsewhere)} to use it"
     paths = [*groups(directory), *_paths(OmegaConf.to_container(parent._get_root()))]
+    if (synonym := meaning(path, paths)) and synonym != path:
+        return f"{path} is no key of this config: type {synonym}={value or 'VALUE'}"
     meant = [candidate for candidate in paths if candidate.endswith(f".{path.rpartition('.')[2]}")][:3]
     if not meant and (near := nearest(path, paths)):
         meant = [near]

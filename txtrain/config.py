@@ -1,25 +1,24 @@
-"""Finds the config tree, checks a composed config, and says what a resumed run may change.
+"""Checks a config, makes what its nodes name, and says what a resumed run may change.
 
 The constructor's signature is the schema and the YAML file gives the values, so a new option needs no entry here.
 """
 
 import copy
-import importlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from txtrain.durations import max_seconds
 from txtrain.errors import UserError
+from txtrain.records import read_config
 from txtrain.schema import arguments, check_value, nearest
+from txtrain.trust import check_partial, check_target, locate, nodes
 
-# A `_target_` is imported and called, so it may come from nowhere else.
-TRUSTED = ("txtrain.", "lightning.", "torch.optim.", "torch.nn.")
 NODE_KEYS = ("_target_", "_partial_")
 MISSING = "???"
 
@@ -34,6 +33,7 @@ SCALARS: dict[str, Any] = {
     "on_spike": Literal["warn", "skip", "stop"],
     "export": bool,
     "dry_run": bool,
+    "trust": list[str],
 }
 
 # What a resumed run may change: where and how long it trains, never what it trains.
@@ -51,6 +51,7 @@ RESUMABLE = (
     "export",
     "resume",
     "dry_run",
+    "trust",
 )
 
 # Of that, how long it trains, which the run remembers: where it trains may be another machine the next time.
@@ -85,42 +86,48 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{error.full_key} cannot be resolved: {reason}") from error
 
 
+def check_scalars(config: DictConfig) -> None:
+    """Refuses values of other types of the keys that are no group, which are needed before all else is checked."""
+    for key, kind in SCALARS.items():
+        if key in config:
+            try:
+                value = config[key]
+            except OmegaConfBaseException as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{key} cannot be resolved ({reason}): type {key}=VALUE") from error
+            if not OmegaConf.is_config(value):
+                check_value(key, value, kind)
+    if not config.name.strip() or {"", ".", ".."} & set(config.name.split("/")):
+        raise UserError(f"name is '{config.name}', the name of a folder in runs/: type name=gpt")
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Refuse unknown keys, missing values and wrong types in a plain config, before anything is built from it."""
     for key, value in config.items():
         if key in SCALARS:
             check_value(key, value, SCALARS[key])
-        elif not any(_nodes(value)):  # not composed from the config tree but added by +key=value
+        elif not any(nodes(value)):  # not composed from the config tree but added by +key=value
             raise UserError(unknown_key(key, [name for name in config if name != key]))
-    max_seconds((config.get("trainer") or {}).get("max_time"))
-    for path, node in _nodes(config):
+    if isinstance(trainer := config.get("trainer"), Mapping):
+        max_seconds(trainer.get("max_time"))
+    for path, node in nodes(config):
+        check_target(path, node)
+        check_special(path, node)
         for key in node:
             if node[key] == MISSING:
                 raise UserError(f"{path}.{key} is needed and has no default: type {path}.{key}=VALUE")
     # The model's classes first: they import without Lightning, so most mistakes are told in half the time.
-    for path, node in sorted(_nodes(config), key=lambda item: "txtrain.model." not in str(item[1]["_target_"])):
+    for path, node in sorted(nodes(config), key=lambda item: "txtrain.model." not in str(item[1]["_target_"])):
         _check_node(path, node)
 
 
-def _nodes(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping with a `_target_` and its dotted path."""
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield path, config
-        for key, value in config.items():
-            yield from _nodes(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(config, list):
-        for index, value in enumerate(config):
-            yield from _nodes(value, f"{path}.{index}")
-
-
 def _check_node(path: str, node: Mapping[str, Any]) -> None:
-    parameters, takes_others = arguments(locate(path, str(node["_target_"])))
+    parameters, takes_others = arguments(locate(path, node))
     values = {key: value for key, value in node.items() if key not in NODE_KEYS}
     for key, value in values.items():
         if key not in parameters and not takes_others:
             raise UserError(unknown_key(f"{path}.{key}", parameters))
-        if key in parameters and not any(_nodes(value)):  # a node within is checked on its own
+        if key in parameters and not any(nodes(value)):  # a node within is checked on its own
             check_value(f"{path}.{key}", value, parameters[key].annotation, parameters[key].default)
     if not node.get("_partial_", False):  # code supplies what a partial node lacks
         for key, parameter in parameters.items():
@@ -137,23 +144,38 @@ def unknown_key(path: str, names: Iterable[str]) -> str:
     return f"{path} is no key of this config: {parent or 'it'} has {', '.join(names) or 'none'}"
 
 
-def locate(path: str, target: str) -> Any:
-    """Import the class or function that a `_target_` names, if it is one of ours, Lightning's or torch's."""
-    module, _, name = target.rpartition(".")
-    refusal = UserError(f"{path}._target_ is {target}: only what is under {', '.join(TRUSTED)} is loaded")
-    if not target.startswith(TRUSTED):
-        raise refusal
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except AttributeError as error:
-        raise UserError(f"{path}._target_ is {target}: {module} has no {name}") from error
-    except ModuleNotFoundError as error:
-        if error.name is None or not target.startswith(error.name):  # a package that the option itself needs
-            raise
-        raise UserError(f"{path}._target_ is {target}: there is no module {error.name}") from error
-    if not callable(found) or not found.__module__.startswith(TRUSTED):  # such as txtrain.cli.sys.exit
-        raise refusal
-    return found
+def instantiate(node: Any, path: str) -> Any:
+    """What a node of a config makes, and every node within it, out of plain values alone.
+
+    Hydra's own function would resolve interpolations once more, so that an escaped one in a text could become a node
+    that nobody has checked.
+
+    Args:
+        node: a mapping with a `_target_`, plain or of OmegaConf.
+        path: where it is in the config, such as `norm` or `data.sets.code`.
+
+    Raises:
+        UserError: it names a class that may not be loaded.
+    """
+    if OmegaConf.is_config(node):
+        node = to_plain(node)
+    if isinstance(node, list):
+        return [instantiate(value, f"{path}.{index}") for index, value in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: instantiate(value, f"{path}.{key}") for key, value in node.items() if key not in NODE_KEYS}
+    if "_target_" not in node:
+        return values
+    check_special(path, node)
+    target = locate(path, node)
+    return partial(target, **values) if node.get("_partial_") else target(**values)
+
+
+def check_special(path: str, node: Mapping[str, Any]) -> None:
+    """Refuses keys that Hydra would act on, such as `_args_` and `_recursive_`."""
+    for key in node:
+        if not isinstance(key, str) or (key.startswith("_") and key not in NODE_KEYS):
+            raise UserError(f"{path}.{key} is no key of this config: leave it out")
 
 
 def resumable(key: str) -> bool:
@@ -190,12 +212,32 @@ def resume_config(saved: DictConfig, composed: DictConfig, overrides: Iterable[s
 
 
 def saved_config(run: Path) -> DictConfig:
-    """The config that a run directory holds."""
-    try:
-        return cast(DictConfig, OmegaConf.load(run / "config.yaml"))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{run / 'config.yaml'} cannot be read ({reason}): restore it or name another run") from error
+    """The config that a run directory holds; its texts are texts, whatever they look like.
+
+    Raises:
+        UserError: it cannot be read, or names a class that may not be loaded.
+    """
+    plain = read_config(run / "config.yaml")
+    for path, node in nodes(plain):
+        check_target(path, node)
+        check_partial(path, node)
+        check_special(path, node)
+    return literal(plain)
+
+
+def literal(plain: Mapping[str, Any]) -> DictConfig:
+    """A plain config as OmegaConf's, in which no text is an interpolation."""
+    return OmegaConf.create(_escaped(plain))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def remembered(saved: DictConfig, config: DictConfig) -> DictConfig:

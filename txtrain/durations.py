@@ -37,7 +37,7 @@ def max_seconds(value: Any) -> float | None:
     elif isinstance(value, Mapping):
         try:
             seconds = timedelta(**value).total_seconds()
-        except TypeError:
+        except (TypeError, OverflowError):
             seconds = None
     if not seconds or seconds < 0:
         example = f"{value}s" if isinstance(value, int | float) and value > 0 else "10min"

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from txtrain.config import locate
+from txtrain.trust import locate
 
 
 def fill_implied(config: DictConfig) -> None:
@@ -14,4 +14,4 @@ def fill_implied(config: DictConfig) -> None:
     if embedding is None or encoding is None or "scale" not in embedding or embedding.scale is not None:
         return
     if "_target_" in encoding:  # else the check says what is wrong
-        embedding.scale = bool(getattr(locate("encoding", str(encoding._target_)), "scales_embedding", False))
+        embedding.scale = bool(getattr(locate("encoding", encoding), "scales_embedding", False))

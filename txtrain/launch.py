@@ -78,6 +78,16 @@ class Launch:
         finally:
             store.compare_set(_key(), "", NONE)
 
+    @contextmanager
+    def mistakes_once(self) -> Iterator[None]:
+        """Around what every process does alike before the first one makes the run directory: it tells a mistake."""
+        try:
+            yield
+        except UserError:
+            if self.starter != "python" and self.rank:
+                self.hear()  # ends this process if the first one has made the mistake too
+            raise
+
     def tell(self, run_dir: str) -> None:
         """Tells the other processes the run directory."""
         if self.starter != "python" and self.rank == 0:

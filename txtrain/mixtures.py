@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from txtrain.config import locate, unknown_key
+from txtrain.config import unknown_key
 from txtrain.errors import UserError
 from txtrain.schema import arguments
+from txtrain.trust import locate
 
 NAME = r"[A-Za-z][\w-]*"  # of a set
 NAMING = "names of sets are letters, digits, _ and -, and begin with a letter, such as data.sets.code=text"
@@ -79,7 +80,7 @@ def spread(config: DictConfig) -> None:
     sets = {name: node for name, node in data.sets.items() if isinstance(node, DictConfig) and "_target_" in node}
     if not sets:
         return
-    classes = {name: locate(f"data.sets.{name}", str(node["_target_"])) for name, node in sets.items()}
+    classes = {name: locate(f"data.sets.{name}", node) for name, node in sets.items()}
     taken = {name: arguments(found)[0] for name, found in classes.items()}
     for key in [key for key in data if key not in OWN]:
         takers = [name for name in sets if key in taken[name]]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from txtrain.errors import UserError
+from txtrain.grammar import for_shell
 
 NAMES = {int: "an int", float: "a number", str: "a text", bool: "true or false", NoneType: "null"} | {
     list: "a list",
@@ -65,8 +66,10 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = None) -> 
         members = _members(annotation)
         wanted = " or ".join(dict.fromkeys(_describe(member) for member in members))
         got = f"'{value}'" if isinstance(value, str) else as_typed(value)
-        do = as_typed(_example(value, members[0], default))
-        raise UserError(f"{path} must be {wanted}, got {got}: type {path}={do}") from error
+        do = f"{path}={as_typed(_example(value, members[0], default))}"
+        if str in members and isinstance(value, int | float | bool):
+            do = for_shell(path, as_typed(value))
+        raise UserError(f"{path} must be {wanted}, got {got}: type {do}") from error
 
 
 @cache

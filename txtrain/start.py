@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from txtrain.audio.spectrograms import Spectrograms, is_of_sound
 from txtrain.base_hash import default_dtype, frozen_hash, is_base
-from txtrain.config import check, locate, newest_run, saved_config, to_plain
+from txtrain.config import check, instantiate, newest_run, saved_config, to_plain
 from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
 from txtrain.data.pixels import FILE as PIXELS
@@ -41,6 +40,7 @@ from txtrain.saving import (
     find_checkpoint,
     read_state,
 )
+from txtrain.trust import locate
 
 # What makes the model that the weights belong to.
 HEADS = ("head", "pairs")  # parts that a model has for its task
@@ -136,8 +136,8 @@ def _axes_of_run(run: Path) -> DictConfig:
 
 def _new_kind(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
     """Whether a task needs another kind of head than a trained model has, and one of its own labels."""
-    kind = class_of(wanted).scores
-    return kind in LABELLING and kind != class_of(there).scores
+    kind = class_of(wanted, "head").scores
+    return kind in LABELLING and kind != class_of(there, "head").scores
 
 
 def find_trained(run: Path) -> Path:
@@ -152,9 +152,9 @@ def find_trained(run: Path) -> Path:
     return path.absolute()
 
 
-def class_of(node: Mapping[str, Any]) -> Any:
-    """The class that a node of a config makes."""
-    return locate("config.yaml", str(node["_target_"]))
+def class_of(node: Mapping[str, Any], group: str) -> Any:
+    """The class that the node of a group makes."""
+    return locate(group, node)
 
 
 def with_trained(
@@ -214,7 +214,7 @@ def new_parts(
     if isinstance(model, EncoderWithPairs) and not issubclass(model_class, EncoderWithPairs):
         found.append("pairs")
     kind = getattr(getattr(model, "head", None), "scores", None)
-    if kind in LABELLING and (kind != class_of(head).scores or tuple(theirs) != tuple(labels)):
+    if kind in LABELLING and (kind != class_of(head, "head").scores or tuple(theirs) != tuple(labels)):
         found.append("head")
     return tuple(found)
 
@@ -232,7 +232,7 @@ def parts_anew(model: nn.Module, trained: Path, labels: Sequence[str]) -> tuple[
         return new_parts(model, imported.axes["head"], imported.labels, labels, imported.family.model_class)
     run = trained.parent.parent
     saved = saved_config(run)
-    return new_parts(model, saved.head, labels_of_run(run), labels, class_of(saved.task).model_class)
+    return new_parts(model, saved.head, labels_of_run(run), labels, class_of(saved.task, "task").model_class)
 
 
 def merged_config(run: Path) -> DictConfig:
@@ -241,7 +241,7 @@ def merged_config(run: Path) -> DictConfig:
     Where one of two tied matrices has an adapter, head and embedding differ then, and have a matrix each.
     """
     saved = saved_config(run)
-    lora = instantiate(saved.lora, _convert_="all")
+    lora = instantiate(saved.lora, "lora")
     if lora.rank and saved.embedding.get("tied"):
         with torch.device("meta"):
             model = model_of_run(run, saved)()
@@ -253,10 +253,10 @@ def merged_config(run: Path) -> DictConfig:
 def model_of_run(run: Path, config: DictConfig | None = None) -> Callable[[], nn.Module]:
     """Makes the model that a run trained, with no weights of it; with another config than its own, that model."""
     config = to_plain(saved_config(run) if config is None else config)
-    task = class_of(config["task"])
+    task = class_of(config["task"], "task")
     nodes = {group: config[group] for group in ("model", *task.model_groups)}
     check(nodes)
-    parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
+    parts = {group: instantiate(node, group) for group, node in nodes.items()}
     return partial(task.model_class, shape=parts.pop("model"), **parts, **sizes_of_run(run))
 
 
@@ -292,7 +292,7 @@ def trained_weights(
     saved = saved_config(run)
     with torch.device("meta"):
         model = build_model()
-    theirs = class_of(saved.task).model_class
+    theirs = class_of(saved.task, "task").model_class
     new = new_parts(model, saved.head, labels_of_run(run), labels, theirs)
     untied = merged_config(run).embedding.get("tied") != saved.embedding.get("tied")
     if type(model) is theirs and not new and not untied:
@@ -340,7 +340,7 @@ def adapted_model(build_model: Callable[[], nn.Module], checkpoint: Path) -> nn.
     if base:
         build_model = with_trained(build_model, Path(base["path"]), labels_of_run(run))
     config = saved_config(run)
-    lora, model = instantiate(config.lora, _convert_="all"), build_model()
+    lora, model = instantiate(config.lora, "lora"), build_model()
     lora.apply(model, adapt_only=bool(config.get("init_from")))
     frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
     if base and not is_base(base["sha256"], frozen_hash(model), build_model, lora):

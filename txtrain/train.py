@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -20,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from txtrain.callbacks.description import describe_memory, describe_run
-from txtrain.config import to_plain
+from txtrain.config import instantiate, to_plain
 from txtrain.data.base import Data
 from txtrain.data.labels import class_weights
 from txtrain.durations import as_typed, max_seconds
@@ -62,9 +60,7 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
     rank = rank_zero_only.rank
     setup_logging(None, rank)
     with telling_mistakes():
-        parts = {
-            group: instantiate(node, _convert_="all") for group, node in config.items() if OmegaConf.is_config(node)
-        }
+        parts = {group: instantiate(node, group) for group, node in config.items() if OmegaConf.is_config(node)}
         check_numbers(config)
         strategy = new_strategy(config, parts)
         new_model = model_function(parts)
@@ -128,10 +124,6 @@ def telling_mistakes() -> Iterator[None]:
     """Around what is made before anything is written: what a constructor refuses is the user's mistake."""
     try:
         yield
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | UserError | MisconfigurationException):
-            raise UserError(str(error.__cause__)) from error
-        raise
     except (ValueError, MisconfigurationException) as error:
         raise UserError(str(error)) from error
 

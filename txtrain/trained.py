@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from txtrain.audio.spectrograms import Spectrograms
-from txtrain.config import check, newest_run, to_plain
+from txtrain.config import check, instantiate, newest_run, to_plain
 from txtrain.data import marian
 from txtrain.data.memory import FILE as MEMORY
 from txtrain.data.memory import Memory
@@ -165,9 +164,9 @@ def _from_checkpoint(checkpoint: Path) -> Trained:
     build_model = model_of_run(run, merged)
     model = with_weights(build_model, trained_weights(build_model, checkpoint, labels))
     config = to_plain(merged)
-    task = class_of(config["task"])
+    task = class_of(config["task"], "task")
     check({"tokenizer": config["tokenizer"]})
-    reader = class_of(config["data"]).reader(run, instantiate(config["tokenizer"], _convert_="all"))
+    reader = class_of(config["data"], "data").reader(run, instantiate(config["tokenizer"], "tokenizer"))
     return Trained(
         model=model,
         inputs=reader,
@@ -214,7 +213,7 @@ def _end_tokens(reader: Any) -> frozenset[int]:
 
 def _from_folder(folder: Path) -> Trained:
     imported = read_folder(folder)
-    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    parts = {group: instantiate(node, group) for group, node in imported.axes.items()}
     shape = parts.pop("model")
     build_model = partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)
     if not find_file(folder).is_file():
@@ -257,7 +256,7 @@ def _task_of(imported: Imported) -> "type[Task] | None":
     from txtrain.task.token_classification import TokenClassification
 
     by_head = {"tokens": MaskedLM, "labels": SequenceClassification, "labels of tokens": TokenClassification}
-    return by_head.get(class_of(imported.axes["head"]).scores)
+    return by_head.get(class_of(imported.axes["head"], "head").scores)
 
 
 def _text_of(imported: Imported, folder: Path) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from txtrain import trust
 from txtrain.compare.sweep import Job, Sweep
 from txtrain.compose import split
 from txtrain.config import check, resumable, to_plain
 from txtrain.errors import UserError
+from txtrain.grammar import quoted
 from txtrain.mixtures import as_typed, spread
 
 # What tells a process that it is a rank of somebody else's run, by the beginning of its name.
@@ -103,6 +105,7 @@ class SweepLauncher(Launcher):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        OmegaConf.update(config, "trust", trust.trusted(), force_add=True)
         spread(config)
         if config.run_dir or config.resume:
             raise UserError(
@@ -115,7 +118,7 @@ class SweepLauncher(Launcher):
 
     def begin(self, job: Job) -> list[str]:
         """Make a job's directory ready, and return the command line that goes on with it, or starts it anew."""
-        directory = "'" + str(job.directory).replace("\\", "\\\\").replace("'", "\\'") + "'"  # Hydra's own quotes
+        directory = quoted(str(job.directory))
         goes_on = job.directory.exists() and _has_checkpoint(job.directory)
         if job.directory.exists() and not goes_on:
             aside = job.directory.with_suffix(".before")
@@ -123,8 +126,10 @@ class SweepLauncher(Launcher):
             job.directory.rename(aside)
         job.begin()
         print(f"job {self.sweep.title(job)}: {'goes on' if goes_on else 'started'}, output in {job.log}", flush=True)
-        overrides = [f"{key}={value}" for key, value in job.overrides.items() if not goes_on or resumable(key)]
-        return [*command(), *overrides, f"{'resume' if goes_on else 'run_dir'}={directory}"]
+        # What is trusted is passed on as it was typed here, not as a sweeper or a file of an earlier sweep has it.
+        own = {key: value for key, value in job.overrides.items() if not trust.TRUST.match(f"{key}=")}
+        overrides = [f"{key}={value}" for key, value in own.items() if not goes_on or resumable(key)]
+        return [*command(), *overrides, *trust.as_typed(), f"{'resume' if goes_on else 'run_dir'}={directory}"]
 
     def end(self, job: Job, returncode: int | None) -> None:
         """Write down and tell how a job ended."""

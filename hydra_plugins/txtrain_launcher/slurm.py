@@ -160,6 +160,9 @@ class SlurmLauncher(SweepLauncher):
     def _script(self, job: Job, arguments: list[str], options: Mapping[str, Any]) -> str:
         """For sbatch, also by hand: its end is written to a file, since SLURM forgets a job soon after it."""
         directives = [f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()]
+        for directive in directives:
+            if "\n" in directive or "\r" in directive:  # what follows would be lines of the script
+                raise UserError(f"hydra.launcher has an option of several lines ({directive!r}): type one line")
         ended = shlex.quote(str(_exit_code(job)))
         lines = [
             "#!/bin/bash",

@@ -64,7 +64,7 @@ def describe_run(
 
 def _export(config: Mapping[str, Any], data: Any, model: nn.Module) -> str:
     told = describe_export(
-        class_of(config["task"]).model_class, merged_axes(config, model), data.sizes().get("max_len")
+        class_of(config["task"], "task").model_class, merged_axes(config, model), data.sizes().get("max_len")
     )[1]
     return f"{told}, into {EXPORTED} of the run at its end" if config.get("export") else told
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from txtrain.config import locate, saved_config
+from txtrain.config import saved_config
 from txtrain.data import cache
 from txtrain.data.agreement import check_alike, check_names, checked_weights
 from txtrain.data.base import Data, Origin
@@ -22,6 +22,7 @@ from txtrain.data.order import Order, Shuffled
 from txtrain.data.tokenizer import Tokenizer
 from txtrain.data.vocabulary import Listener, learn, learned
 from txtrain.errors import UserError
+from txtrain.trust import locate
 
 SEEDS = 1_000_000_007  # between the seeds of sets, so that none is that of a neighbour plus a small number
 
@@ -250,8 +251,8 @@ class Mixture(Data):
 
     @classmethod
     def reader(cls, run_dir: Path, tokenizer: Tokenizer) -> Any:
-        node = next(iter(saved_config(run_dir).data.sets.values()))
-        return locate("data.sets", str(node["_target_"])).reader(run_dir, tokenizer)
+        name, node = next(iter(saved_config(run_dir).data.sets.items()))
+        return locate(f"data.sets.{name}", node).reader(run_dir, tokenizer)
 
     def check_saved(self, run_dir: Path) -> None:
         for part in self._parts.values():

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from txtrain.arguments import Parser
 from txtrain.compose import compose, split
+from txtrain.config import instantiate
 from txtrain.errors import UserError
 from txtrain.evaluate.meter import Meter
 from txtrain.evaluate.plot import check_plot, plot
@@ -65,7 +65,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             launch.hear()
         subjects = iter_subjects(options.models, composed, typed)
         first = next(subjects)
-        if options.by_position and class_of(first.config.task) is not CausalLM:
+        if options.by_position and class_of(first.config.task, "task") is not CausalLM:
             raise UserError(
                 "--by-position and --plot are for models that continue texts (task=causal_lm): leave them out"
             )
@@ -73,7 +73,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             options.choice.of(first.model, len(first.data.first_part.samples("validation")))
         launch.tell("eval")
         nodes = {group: node for group, node in first.config.items() if OmegaConf.is_config(node)}
-        parts = {group: instantiate(node, _convert_="all") for group, node in nodes.items()}
+        parts = {group: instantiate(node, group) for group, node in nodes.items()}
         trainer = lightning_trainer(parts["trainer"], new_strategy(first.config, parts))
     with ending_processes(trainer):
         found = [measure(trainer, subject, parts, options) for subject in (first, *subjects)]
@@ -143,7 +143,7 @@ def measure(
 ) -> tuple[Result, dict[str, bytes]]:
     """Validates one model as training does, and draws what was asked for: PNG files by name."""
     model, data, config = subject.model, subject.data, subject.config
-    new = instantiate(config.task, _convert_="all")
+    new = instantiate(config.task, "task")
     length, samples = sample_length(data), len(data.first_part.samples("validation"))
     meter = Meter(length=length) if new.func is CausalLM and length is not None else None
     guesses = Guesses(parts["loss"]) if options.plots and issubclass(new.func, Classification) else None

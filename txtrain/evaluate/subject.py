@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from txtrain.audio.spectrograms import Spectrograms
-from txtrain.config import check, saved_config, to_plain
+from txtrain.config import check, instantiate, saved_config, to_plain
 from txtrain.data.base import Data
 from txtrain.data.images import see_as
 from txtrain.data.pixels import Pixels
@@ -94,7 +93,7 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
             config.task = {"_target_": f"{trained.task.__module__}.{trained.task.__name__}", "_partial_": True}
         if "data.seq_len" not in typed and "seq_len" in config.data:
             config.data.seq_len = min(config.data.seq_len, trained.max_len)
-    task = class_of(config.task)
+    task = class_of(config.task, "task")
     if not isinstance(trained.model, task.model_class):
         raise UserError(
             f"{name} is a {type(trained.model).__name__}, which {task.__name__} does not evaluate: name another model"
@@ -170,14 +169,14 @@ def shorten_batches(data: DictConfig, trained_len: int, typed: set[str]) -> None
 
 
 def new_data(config: DictConfig, tokenizer: Any) -> Data:
-    return instantiate(config.data, _convert_="all")(tokenizer=tokenizer, seed=config.seed)
+    return instantiate(config.data, "data")(tokenizer=tokenizer, seed=config.seed)
 
 
 def own_data(config: DictConfig, run: Path) -> Data | None:
     """The data as the run had them, if these are the same text, split and tokenizer; then its tokens serve again."""
     try:
         began = json.loads((run / "data.json").read_text())["fingerprint"]
-        data = new_data(config, instantiate(saved_config(run).tokenizer, _convert_="all"))
+        data = new_data(config, instantiate(saved_config(run).tokenizer, "tokenizer"))
         return data if data.fingerprint() == began else None
     except (OSError, UserError):  # the data or a tokenizer's file are gone, which matters only if they are asked for
         return None

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-from hydra.utils import instantiate
 from torch import nn
 
+from txtrain.config import instantiate
 from txtrain.errors import UserError
 from txtrain.interop import label_head
 from txtrain.interop.folder import Imported, is_folder, read_folder
@@ -111,5 +111,5 @@ def read_adapted(path: str | Path) -> Adapted:
 
 def new_model(imported: Imported) -> partial[nn.Module]:
     """Makes the model of a folder, with no weights of it."""
-    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    parts = {group: instantiate(node, group) for group, node in imported.axes.items()}
     return partial(imported.family.model_class, shape=parts.pop("model"), **imported.sizes, **parts)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from txtrain.config import instantiate
 from txtrain.errors import UserError
 from txtrain.interop.folder import Imported, read_folder
 from txtrain.model import EncoderDecoder
@@ -50,7 +50,7 @@ def compare(trained: Trained, folder: Path) -> str:
 
 def build(imported: Imported) -> nn.Module:
     """The model of a folder, in float32."""
-    parts = {group: instantiate(node, _convert_="all") for group, node in imported.axes.items()}
+    parts = {group: instantiate(node, group) for group, node in imported.axes.items()}
     shape = parts.pop("model")
     return imported.build(partial(imported.family.model_class, shape=shape, **imported.sizes, **parts)).eval()
 

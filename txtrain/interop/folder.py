@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import nn
 
-from txtrain.config import check
+from txtrain.config import check, instantiate
 from txtrain.errors import UserError
 from txtrain.interop.axes import Nodes
 from txtrain.interop.families import families
@@ -186,13 +184,14 @@ def read_folder(path: str | Path) -> Imported:
         if family.reads == "tokens":
             axes["model"] |= {"vocab_size": int(look_up(config, "vocab_size")), "max_len": longest}
         check(axes)
-        instantiate(axes["model"])  # what its sizes must have in common
+        try:
+            instantiate(axes["model"], "model")  # what its sizes must have in common
+        except ValueError as error:
+            raise UserError(str(error)) from error
     except UserError as error:
         raise UserError(f"{path} cannot be expressed: {error}") from error
     except KeyError as error:
         raise UserError(f"{path} cannot be read: its config.json has no {error}") from error
-    except InstantiationException as error:
-        raise UserError(f"{path} cannot be expressed: {error.__cause__}") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
         raise UserError(f"{path / CONFIG} has a value of another kind than a {model_type} has ({error})") from error
     return Imported(path=path, family=family, config=config, axes=axes, max_len=longest, labels=labels)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 
 from txtrain.callbacks.rows import Rows
-from txtrain.config import check, saved_config, to_plain
+from txtrain.config import check, instantiate, saved_config, to_plain
 from txtrain.errors import UserError
 from txtrain.logger import TensorBoard, WandB, close_loggers
 
@@ -57,9 +56,7 @@ def log_pictures(pictures: Mapping[str, bytes], run: Path) -> None:
     rows = Rows(run / "metrics.jsonl").read()
     step = max((row["step"] for row in rows), default=0)
     try:
-        loggers: list[Logger] = instantiate(config["logger"], _convert_="all")(
-            run_dir=run, name=config["name"], config=config
-        )
+        loggers: list[Logger] = instantiate(config["logger"], "logger")(run_dir=run, name=config["name"], config=config)
     except UserError as error:
         log.warning("The pictures are in no logger: %s", error)
         return
