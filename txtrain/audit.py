@@ -139,7 +139,7 @@ def find_source(run: Path, fingerprint: str) -> Source:
 
 def seen(source: Source, *, size: int, steps: range) -> Iterator[Step]:
     """What the run's steps saw of `size` samples."""
-    order = source.data.order(source.data.samples("train") if source.there else range(size), seed=source.data.seed)
+    order = source.data.train_order(source.data.samples("train") if source.there else range(size))
     for step in steps:
         found = samples_of_step(order, step)
         samples = [new_sample(source, int(index)) for index in found.samples]

@@ -43,6 +43,7 @@ RESUMABLE = (
     "logger",
     "samples",
     "save",
+    "callbacks",
     "data.micro_batch_size",
     "data.micro_batch_tokens",
     "schedule.decay",
@@ -106,7 +107,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in SCALARS:
             check_value(key, value, SCALARS[key])
-        elif not any(nodes(value)):  # not composed from the config tree but added by +key=value
+        elif value != {} and not any(nodes(value)):  # not composed from the config tree but added by +key=value
             raise UserError(unknown_key(key, [name for name in config if name != key]))
     if isinstance(trainer := config.get("trainer"), Mapping):
         max_seconds(trainer.get("max_time"))

@@ -83,11 +83,14 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
 
         seed_everything(config.seed, verbose=False)
         data.prepare()
+        if data.sampling:
+            data.train_order(data.samples("train"))  # refuses labels that it cannot balance
         parts["loss"].weights = data.class_weights = class_weights(
             parts["loss"].class_weights, data.label_counts, data.labels
         )
         if checkpoint:
             check_epochs_left(config, run, checkpoint, steps=data.steps_in_epoch)
+        watch(trainer, measured(parts["task"].func, data))
         untrained = partial(new_model, **data.sizes())
         model = check_model(config, parts, untrained)
         trained = trained_checkpoint(config, checkpoint)
@@ -198,6 +201,20 @@ def point_to_resume(config: DictConfig, run: RunDirectory) -> Path | None:
             f"trainer.max_time={as_typed(2 * budget)} to go on"
         )
     return checkpoint
+
+
+def measured(task: type[Task], data: Data) -> list[str]:
+    """The metrics that validation reports, of all and of each data set."""
+    names = task.measured(data)
+    sets = list(data.parts) if len(data.parts) > 1 else []
+    return [*names, *(f"{part}/{name}" for part in sets for name in names)]
+
+
+def watch(trainer: Any, names: list[str]) -> None:
+    """Tells the callbacks that follow a metric which there are; a name that is none of them is refused."""
+    for callback in trainer.callbacks:
+        if hasattr(callback, "watch"):
+            callback.watch(names)
 
 
 def check_epochs_left(config: DictConfig, run: RunDirectory, checkpoint: Path, *, steps: int) -> None:

@@ -19,7 +19,7 @@ OWNED = {
     "accumulate_grad_batches": "data.micro_batch_size",
     "strategy": "strategy",
     "logger": "logger",
-    "callbacks": "save and logger",
+    "callbacks": "callbacks, save and logger",
     "default_root_dir": "run_dir",
     "check_val_every_n_epoch": "trainer.val_check_interval",
     "use_distributed_sampler": "data",
@@ -54,6 +54,14 @@ def check_numbers(config: DictConfig) -> None:
             raise UserError(
                 f"ema.decay needs weights in float32, got trainer.precision={trainer.precision}: type bf16-mixed"
             )
+    for name, node in (config.get("callbacks") or {}).items():
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise UserError(f"callbacks.{name} is no callback: leave it out, or type callbacks=early_stopping")
+    if "learning_rate_monitor" in (config.get("callbacks") or {}) and config.logger._target_ == "txtrain.logger.none":
+        raise UserError(
+            "callbacks=learning_rate_monitor writes to a logger, and logger=none has none: type logger=tensorboard, or "
+            "leave it out (metrics.jsonl has train/lr)"
+        )
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}: give 0 or more, such as seed={-config.seed}")
     warmup = config.schedule.get("warmup", 0)
@@ -66,7 +74,8 @@ def new_trainer(
 ) -> tuple[Trainer, Summary]:
     """The Trainer, and the callback that tells and keeps the outcome."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    kept = {"save": parts["save"], "averaging": parts.get("ema")}
+    others = (parts.get("callbacks") or {}).values()
+    kept = {"save": parts["save"], "averaging": parts.get("ema"), "others": others}
     callbacks, summary = new_callbacks(run_dir=run_dir, config=plain, samples=parts["samples"], **kept)
     return lightning_trainer(parts["trainer"], strategy, callbacks=callbacks, default_root_dir=run_dir), summary
 

@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_and_the_next_one_is_tried(
     run = in_background(tmp_path).fit()
     assert run.trainer.global_step == 10
     assert steps(tmp_path) == [10, 8, 6, 2]
-    assert "No space left on device. Training goes on." in caplog.text
+    assert "No space left on device. Training goes on, and it is tried again." in caplog.text
     assert not list(tmp_path.glob("checkpoints/*.partial"))
 
 

@@ -18,6 +18,7 @@ from txtrain.model import Decoder
 from txtrain.model.lora import LoRA
 from txtrain.saving import Save
 from txtrain.strategy import OneDevice
+from txtrain.train import watch
 
 VOCABULARY, LENGTH = 11, 8
 
@@ -86,7 +87,9 @@ class TinyTask(LightningModule):
         self.losses = torch.cat([self.losses, self.loss(batch)[None] / 11 / LENGTH])
 
     def on_validation_epoch_end(self) -> None:
-        self.validation = {"validation/loss": self.losses.mean().item()}
+        loss = self.losses.mean()
+        self.validation = {"validation/loss": loss.item(), "validation/accuracy": (-loss).exp().item()}
+        self.trainer.callback_metrics.update({name: torch.tensor(self.validation[name]) for name in self.validation})
 
     def report(self) -> dict[str, Any]:
         return {}
@@ -193,6 +196,8 @@ class Run:
         extra: Any = (),
         averaging: Averaging | None = None,
         max_time: str | None = None,
+        others: Any = (),
+        best: str = "loss",
         **trainer: Any,
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -200,9 +205,10 @@ class Run:
         callbacks, self.summary = new_callbacks(
             run_dir=run_dir,
             config=CONFIG | {"trainer": {"max_time": max_time}},
-            save=Save(every=every, keep=keep),
+            save=Save(every=every, keep=keep, best=best),
             samples=partial(Samples, **samples or {"length": 4}),
             averaging=averaging,
+            others=others,
         )
         self.trainer = Trainer(
             strategy=OneDevice(device=torch.device("cpu")),
@@ -221,6 +227,8 @@ class Run:
             default_root_dir=run_dir,
             **trainer,
         )
+
+        watch(self.trainer, ["loss", "accuracy"])
 
     @property
     def checkpoints(self) -> Any:

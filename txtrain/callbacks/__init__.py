@@ -1,6 +1,6 @@
 """What happens beside the training steps: numbers, progress, samples, checkpoints, summaries. One small file each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def new_callbacks(
     save: Save,
     samples: Callable[..., Samples],
     averaging: Averaging | None = None,
+    others: Iterable[Callback] = (),
 ) -> tuple[list[Callback], Summary]:
     """All callbacks of a run in the order in which their hooks must run, and the one whose `finish` ends it.
 
@@ -40,6 +41,7 @@ def new_callbacks(
         save: when to write checkpoints.
         samples: makes the callback that writes some.
         averaging: of the weights.
+        others: those of the `callbacks` group.
     """
     averaging = averaging or Averaging()
     clock = Clock()
@@ -56,6 +58,7 @@ def new_callbacks(
         spikes,  # what it ends, those after it end
         Merging(),  # what is validated and saved after a step is the merged model
         budget,  # what it ends, those after it validate, log and save
+        *others,  # likewise
         FinalValidation(),
         metrics,
         summary,

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.steps import is_last_step, is_log_step, new_step
 from txtrain.logger import LOG_ONLY
+from txtrain.measures import find_measure
 from txtrain.saving import (
     BASE,
     BEST,
@@ -52,7 +53,7 @@ class _Writing:
     path: Path
     weights: Mapping[str, nn.Parameter]
     step: int
-    best_before: "tuple[float, int | None] | None" = None  # the lowest loss until then, and its step, if this is lower
+    best_before: "tuple[float, int | None] | None" = None  # the best until then, and its step, if this is better
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -71,7 +72,8 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, *, run_dir: Path, save: Save, clock: Clock) -> None:
         self.folder, self.save, self.clock = run_dir / "checkpoints", save, clock
-        self.best = math.inf  # the lowest validation loss
+        self.metric, self.sign = "validation/loss", 1.0  # times which less is better
+        self.best = math.inf  # the lowest of sign times metric
         self.best_step: int | None = None  # of the checkpoint that has it
         self.saved_step = 0  # of the newest checkpoint
         self.failure: str | None = None  # why the latest attempt failed
@@ -81,6 +83,19 @@ class Checkpoints(Checkpoint):
         self._unfinished: _Writing | None = None
         self._seconds_to_copy = 0.0
         self._saved_at = time.monotonic()
+
+    def watch(self, measured: Sequence[str]) -> None:
+        """Finds the metric of `save.best` among those that the run's validation reports.
+
+        Raises:
+            UserError: it is none of them.
+        """
+        self.metric, mode = find_measure("save.best", self.save.best, measured, self.save.best_mode)
+        self.sign = -1.0 if mode == "max" else 1.0
+
+    def is_better(self, validation: Mapping[str, float]) -> bool:
+        """Whether a validation is better than all before it."""
+        return self.sign * validation.get(self.metric, math.nan) < self.best
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
@@ -112,19 +127,22 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self.finish_writing(trainer)  # what failed is no best
-        loss = task.validation["validation/loss"]
-        if loss < self.best:
+        if self.is_better(task.validation):
             before = self.best, self.best_step
-            self.best, self.best_step = loss, trainer.global_step
+            self.best, self.best_step = self.sign * task.validation[self.metric], trainer.global_step
             self._write(trainer, best_before=before)
-        elif self._due:
+        elif self._due or (trainer.should_stop and self.saved_step != trainer.global_step):  # such as early stopping
             self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.sign * self.best, "best_step": self.best_step, "metric": self.metric, "sign": self.sign}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        before, sign = state_dict.get("metric", "validation/loss"), state_dict.get("sign", 1.0)
+        if (before, sign) != (self.metric, self.sign):
+            log.warning("The best checkpoint was that of %s: that of %s begins anew.", before, self.metric)
+            return
+        self.best = self.sign * state_dict["best"]
         # Checkpoints of before say no step: the link, which was written after them, does.
         self.best_step = state_dict.get("best_step", linked_step(self.folder, BEST))
 
@@ -190,7 +208,7 @@ class Checkpoints(Checkpoint):
         Args:
             seconds: that it may take.
             unless_told: whether a signal ends it.
-            claim: the best loss and its step, before and with this checkpoint, if it is the best.
+            claim: the best value and its step, before and with this checkpoint, if it is the best.
         """
         strategy: Any = trainer.strategy
         began, waits = time.monotonic(), chain(WAITS, repeat(WAITS[-1]))

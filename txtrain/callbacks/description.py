@@ -42,7 +42,7 @@ def describe_run(
         "axes": ", ".join(f"{axis} {option_name(axis, config[axis])}" for axis in AXES if axis in config),
         **_adapters(config, model),
         **_extras(config),
-        "export": _export(config, data, model),
+        **({"export": _export(config, data, model)} if "task" in config else {}),
         "data": data.description(),
         **data.planned(steps),
         **data.details(),
@@ -191,6 +191,8 @@ def _extras(config: Mapping[str, Any]) -> dict[str, str]:
     lines = {}
     if (config.get("ema") or {}).get("decay"):
         lines["ema"] = f"decay {config['ema']['decay']:g}: the average is validated, and saved as the model"
+    if config.get("callbacks"):
+        lines["callbacks"] = ", ".join(config["callbacks"])
     data = config.get("data") or {}
     changes = {**(data.get("augment") or {}), **(data.get("mixing") or {})}
     used = [

@@ -36,7 +36,6 @@ class Progress(Callback):
         self._loading = Phase("loading the model")
         self._validating = Phase("validating")
         self._text = ""
-        self._best = math.inf  # of the validation losses so far
         self._first = self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -91,18 +90,12 @@ class Progress(Callback):
         for name, value in self.metrics.validation.items():
             part, _, metric = name.removeprefix("validation/").rpartition("/")
             of_sets.setdefault(part, []).append(f"{metric} {value:.4f}")
-        loss = self.metrics.validation.get("validation/loss", math.inf)
+        checkpoints: Any = trainer.checkpoint_callback
+        better = checkpoints.is_better(self.metrics.validation)
         for part, numbers in of_sets.items():
             of = f" of {part}" if part else ""
-            style = BEST if loss < self._best and not part else None
+            style = BEST if better and not part else None
             log.info("validation%s at step %d  %s", of, trainer.global_step, "  ".join(numbers), extra=style)
-        self._best = min(loss, self._best)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = state_dict["best"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
 
 from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.description import describe_run
+from txtrain.callbacks.early_stopping import EarlyStopping
 from txtrain.callbacks.metrics import Metrics, without_nan
 from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
@@ -110,6 +110,7 @@ class Summary(Callback):
         return {
             "validation_loss": validation.pop("loss", None),
             **validation,
+            "best": best_of(trainer),
             "train_loss": train.get("train/loss"),
             "steps": trainer.global_step,
             "skipped_steps": self.spikes.skipped_steps,
@@ -133,6 +134,9 @@ class Summary(Callback):
             told[speed] = short(numbers[speed])
         if "peak_memory_bytes" in numbers:
             told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
+        if "best" in numbers:
+            best = numbers["best"]
+            told["best"] = f"{best['metric']} {best['value']:.4f} at step {best['step']}"
         told["time"] = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
         if "recall_by_label" in outcome:
             lowest = sorted(outcome["recall_by_label"].items(), key=lambda item: item[1])[:LOWEST]
@@ -160,6 +164,15 @@ class Summary(Callback):
             return {}
         found = [str(folder / name) for name in (LAST, BEST) if (folder / name).exists()]
         return {"checkpoints": ", ".join(found), "go on": command_to_go_on(self.run_dir, longer)}
+
+
+def best_of(trainer: Any) -> dict[str, Any] | None:
+    """The metric of `save.best`, its best value and the step of that checkpoint, if there is one."""
+    checkpoints = trainer.checkpoint_callback
+    if getattr(checkpoints, "best_step", None) is None:
+        return None
+    value = checkpoints.sign * checkpoints.best
+    return {"metric": checkpoints.metric.removeprefix("validation/"), "value": value, "step": checkpoints.best_step}
 
 
 def command_to_go_on(run_dir: Path, longer: str | None = None) -> str:
@@ -196,11 +209,10 @@ def why_stopped(trainer: Any) -> str:
         return f"trainer.max_steps={trainer.max_steps} reached"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"trainer.max_epochs={trainer.max_epochs} reached"
-    if any(isinstance(callback, Timer) and callback.time_remaining() <= 0 for callback in trainer.callbacks):
-        return "trainer.max_time reached"
     if (budget := spent_budget(trainer)) is not None:
         return f"trainer.max_time={as_typed(budget)} reached"
-    return "a callback asked to stop"
+    reasons = [callback.why for callback in trainer.callbacks if isinstance(callback, EarlyStopping) and callback.why]
+    return reasons[0] if reasons else "a callback asked to stop"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

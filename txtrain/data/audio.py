@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from txtrain.audio.augment import Augment
 from txtrain.audio.batch import Fill
@@ -252,6 +253,17 @@ class AudioData(Data):
 
     def label_counts(self) -> list[int]:
         return super().label_counts() if self.transcribed else self._counts(self.clips["train"])
+
+    def label_numbers(self) -> NDArray[np.int64]:
+        if self.transcribed:
+            return super().label_numbers()
+        if self.batch_seconds is not None:
+            raise UserError(
+                f"data.batch_seconds={self.batch_seconds:g} puts clips of one length into a step, and "
+                "data.sampling=balanced those of all labels: leave out one of them, such as data.batch_seconds=null"
+            )
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        return np.array([numbers[clip.said] for clip in self.clips["train"]], dtype=np.int64)
 
     def _counts(self, clips: Sequence[Clip]) -> list[int]:
         counts = Counter(clip.said for clip in clips)

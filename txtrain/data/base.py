@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 from torch import Tensor
 
+from txtrain.data.balanced import Balanced
 from txtrain.data.loader import EvaluationLoader, Samples, StepLoader, units_read
 from txtrain.data.order import Order, Shuffled, samples_of_step
 from txtrain.data.tokenizer import Tokenizer
@@ -39,6 +41,7 @@ class Data(LightningDataModule):
         seed: of the order of training samples, and of all that is random in them.
         batch_size: samples per optimizer step, over all devices.
         micro_batch_size: most samples per device and forward pass. Default: as many as that gives.
+        sampling: `balanced` draws each label equally often; None: each sample once in an epoch.
         num_workers: processes that prepare batches in advance.
         cache_dir: where what `prepare` makes is kept.
     """
@@ -55,6 +58,7 @@ class Data(LightningDataModule):
         seed: int = 0,
         batch_size: int = 16,
         micro_batch_size: int | None = None,
+        sampling: Literal["balanced"] | None = None,
         num_workers: int = 0,
         cache_dir: str = "~/.cache/txtrain",
     ) -> None:
@@ -65,6 +69,7 @@ class Data(LightningDataModule):
         self.seed = seed
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
+        self.sampling = sampling
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser().absolute()
 
@@ -151,6 +156,13 @@ class Data(LightningDataModule):
         """How often each label is a target of training, once samples are prepared."""
         raise UserError("loss.class_weights=balanced counts labels, and these data have none to count: give a list")
 
+    def label_numbers(self) -> NDArray[np.int64]:
+        """(N,) the label of each sample of training, by its number, once samples are prepared."""
+        raise UserError(
+            "data.sampling=balanced draws each label equally often, and a sample of these data has no label of its "
+            "own: leave it out, or choose data=labelled"
+        )
+
     def adopt(self, labels: Sequence[str]) -> None:
         """Have the labels of a trained model, to evaluate it on these samples. Before `prepare`."""
 
@@ -190,15 +202,23 @@ class Data(LightningDataModule):
         """Which samples each optimizer step of an epoch sees, and in evaluation each batch."""
         return Shuffled(size=len(samples), batch_size=self.batch_size, seed=seed)
 
+    def train_order(self, samples: Sized) -> Order:
+        """Which training samples each optimizer step of an epoch sees."""
+        if self.sampling == "balanced":
+            if isinstance(samples, range):
+                raise UserError("which samples a step saw follows from their labels, and they are gone: put them back")
+            return Balanced(self.label_numbers(), batch_size=self.batch_size, seed=self.seed)
+        return self.order(samples, seed=self.seed)
+
     @property
     def steps_in_epoch(self) -> int:
         """Optimizer steps in a pass over the training samples, on any number of devices."""
-        return self.order(self.samples("train"), seed=self.seed).steps
+        return self.train_order(self.samples("train")).steps
 
     def units_read(self, steps: int) -> int:
         """How much the model reads in the first steps of a run, computed from the samples."""
         samples = self.samples("train")
-        order, varies = self.order(samples, seed=self.seed), getattr(samples, "augment", None) is not None
+        order, varies = self.train_order(samples), getattr(samples, "augment", None) is not None
         known, total = np.full(len(samples), -1, dtype=np.int64), 0
         for step in range(1, steps + 1):
             epoch, _, index = samples_of_step(order, step)
@@ -226,7 +246,7 @@ class Data(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         samples = self.samples("train")
-        loader = StepLoader(samples, order=self.order(samples, seed=self.seed), **self._placement())
+        loader = StepLoader(samples, order=self.train_order(samples), **self._placement())
         loader.on_resume, loader.weights = self._align, self.class_weights
         return loader
 

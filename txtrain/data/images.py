@@ -157,10 +157,16 @@ class ImageData(Data):
     def label_counts(self) -> list[int]:
         return self.counts("train")
 
+    def label_numbers(self) -> NDArray[np.int64]:
+        return self._numbers("train")
+
     def counts(self, split: str) -> list[int]:
         """Images of each class."""
+        return np.bincount(self._numbers(split), minlength=len(self.labels)).tolist()
+
+    def _numbers(self, split: str) -> NDArray[np.int64]:
         numbers = {label: number for number, label in enumerate(self.labels)}
-        return np.bincount([numbers[x.label] for x in self._splits[split]], minlength=len(numbers)).tolist()
+        return np.array([numbers[entry.label] for entry in self._splits[split]], dtype=np.int64)
 
     def fingerprint(self) -> str:
         return cache.fingerprint(source=self.identity(), validation_fraction=self.validation_fraction)

@@ -82,6 +82,11 @@ class Mixture(Data):
                 continue
             with self._telling(name):
                 made[name] = new(tokenizer=next(tokenizers), seed=self.seed + SEEDS * number)
+                if made[name].sampling:
+                    raise UserError(
+                        f"data.sampling={made[name].sampling} is for one data set, and a mixture has weights: leave it "
+                        "out, or type loss.class_weights=balanced"
+                    )
         return made
 
     @property

@@ -80,6 +80,9 @@ class LabelledText(LabelledData):
     def label_counts(self) -> list[int]:
         return self.samples("train").counts(self.labels)
 
+    def label_numbers(self) -> NDArray[np.int64]:
+        return self.samples("train").labels.astype(np.int64)
+
     def description(self) -> str:
         train, validation = (len(self.samples(split)) for split in ("train", "validation"))
         return f"{train} examples to train on, {validation} to validate; vocabulary of {self.tokenizer.vocab_size}"

@@ -75,7 +75,8 @@ def _worked_out(flat: Flat, *, gated: bool) -> Flat:
         found["embedding.image_size"] = list(pair("image_size", image))
         found["embedding.patch_size"] = list(patch_of(image, flat["embedding.patch_size"]))
     if "embedding.stride" in flat:  # of spectrograms
-        found |= {f"embedding.{key}": list(pair(key, flat[f"embedding.{key}"])) for key in ("patch_size", "stride")}
+        sizes = {key: flat[f"embedding.{key}"] for key in ("patch_size", "stride")}
+        found |= {f"embedding.{key}": list(pair(key, size)) for key, size in sizes.items() if size is not None}
     window = flat["attention.window"]
     if isinstance(window, list):
         pattern = [window[layer % len(window)] for layer in range(layers)]

@@ -1,6 +1,7 @@
 """When checkpoints are written, and how many are kept: the `save` group."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from txtrain.durations import seconds_of
 
@@ -12,12 +13,16 @@ class Save:
     Args:
         every: optimizer steps from one to the next, or a time such as `30min` or `2h`.
         keep: newest checkpoints to keep; the best one is kept besides.
+        best: a metric of validation, by which one is the best.
+        best_mode: which way it is better; None: as is known of the metric.
         retry_for: seconds that a run tries to save its last step while the disk is full.
         background: whether training goes on while a checkpoint, once copied to the CPU's memory, is written.
     """
 
     every: int | str = 100
     keep: int = 2
+    best: str = "loss"
+    best_mode: Literal["min", "max"] | None = None
     retry_for: float = 60.0
     background: bool = False
 

@@ -310,6 +310,9 @@ class Task(LightningModule):
         whole = {name: torch.stack([sums[name] for sums in each]).sum(0) for name in each[0]}
         self.validation_targets = int(whole["targets"])
         self.validation = {f"validation/{name}": value for name, value in self.metrics(whole).items()} | of_sets
+        # For Lightning's callbacks, on the CPU and exact: `self.log` would round to float32 and average over batches.
+        exact = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.validation.items()}
+        self.trainer.callback_metrics.update(exact)
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         """What is counted of a batch of validation, to be added up over all batches and ranks: float64 or int64."""
@@ -319,6 +322,11 @@ class Task(LightningModule):
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """What validation reports, from what `sums` has counted: among others the mean `loss`, in nats."""
         return {"loss": (sums["entropy"] / sums["targets"]).item()}
+
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        """The names of what `metrics` reports, once the data are prepared."""
+        return ("loss",)
 
     def report(self) -> dict[str, Any]:
         """What summary.json says besides of the last validation, plain."""

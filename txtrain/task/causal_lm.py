@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -52,6 +52,10 @@ class CausalLM(Task):
     def _decode(self, ids: list[int]) -> str:
         text: str = self.data.tokenizer.decode(ids)
         return text
+
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), "perplexity", "bits_per_byte")
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found = super().metrics(sums)

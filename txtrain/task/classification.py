@@ -47,6 +47,10 @@ class Classification(Task):
         confusions = count_confusions(logits.argmax(-1), targets, logits.size(-1))
         return {"targets": confusions.sum(), "confusions": confusions}
 
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), "accuracy", "f1", "matthews")
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         counts = self.confusions = sums["confusions"]
         scores = {"accuracy": accuracy(counts), "f1": macro_f1(counts), "matthews": matthews(counts)}

@@ -1,7 +1,7 @@
 """Classification of images by an encoder of patches (ViT, DeiT)."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ class ImageClassification(Classification):
         if logits.size(-1) > FIRST:
             found["first"] = (logits.topk(FIRST).indices == targets[:, None]).sum()
         return found
+
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), *((f"top_{FIRST}",) if len(data.labels) > FIRST else ()))
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found = super().metrics(sums)

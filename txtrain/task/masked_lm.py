@@ -49,6 +49,10 @@ class MaskedLM(Task):
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         return self._counts(*self._scores(batch))
 
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), "perplexity", "accuracy")
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found = super().metrics(sums)
         perplexity = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
@@ -104,6 +108,10 @@ class MaskedPairs(MaskedLM):
             "pairs": valid.sum(),
             "right_pairs": ((pairs.argmax(-1) == batch["follows"]) & valid).sum(),
         }
+
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), "pair_loss", "pair_accuracy")
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return super().metrics(sums) | {

@@ -91,6 +91,10 @@ class SpeechRecognition(Task):
         entropy = self._losses(logits, batch).sum(dtype=widest_float(logits.device))
         return {"entropy": entropy, "targets": (batch["targets"] != IGNORED).sum(), **counts}
 
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), "wer", "cer")
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         rates = {
             "wer": (sums["word_edits"] / sums["words"]).item(),

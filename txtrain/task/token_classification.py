@@ -1,7 +1,7 @@
 """Tags for the words of a text, by an encoder that may have been trained before."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -53,6 +53,11 @@ class TokenClassification(Task):
         counted = {"entropy": entropy, "targets": confusions.sum(), "confusions": confusions}
         entities = self._entities()
         return counted if entities is None else counted | {"entities": entities.count(guesses, targets)}
+
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        entities = ("precision", "recall") if Entities.describe(data.labels) else ()
+        return (*super().measured(data), "accuracy", *entities, "f1")
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         counts = self.confusions = sums["confusions"]

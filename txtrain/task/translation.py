@@ -80,6 +80,10 @@ class Translation(Task):
         counts = self.overlap.counts([written[row] for row, _ in real], [target for _, target in references])
         return super().sums(batch) | {name: count.to(self.device) for name, count in counts.items()}
 
+    @classmethod
+    def measured(cls, data: Any) -> tuple[str, ...]:
+        return (*super().measured(data), "perplexity", "bleu", "chrf")
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found = super().metrics(sums)
         perplexity = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
