@@ -12,6 +12,7 @@ from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.checkpoints import Checkpoints
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.final_validation import FinalValidation
+from txtrain.callbacks.first_validation import FirstValidation
 from txtrain.callbacks.merging import Merging
 from txtrain.callbacks.metrics import Metrics
 from txtrain.callbacks.progress import Progress
@@ -68,5 +69,6 @@ def new_callbacks(
         averaging,  # until here what validated wrote samples; what is saved from here on trains
         Stopping(run_dir=run_dir, checkpoints=checkpoints),
         checkpoints,
+        FirstValidation(wanted=config.get("init_from") is not None),  # when all others are ready
     ]
     return callbacks, summary

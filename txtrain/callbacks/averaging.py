@@ -43,6 +43,6 @@ class Averaging(Callback):
         self._exchange(trainer)
 
     def _exchange(self, trainer: Trainer) -> None:
-        if self.decay and trainer.state.fn == "fit":
+        if self.decay and trainer.state.fn == "fit" and trainer.global_step:  # there are none before the first step
             strategy: Any = trainer.strategy
             strategy.exchange_averages()

@@ -124,7 +124,7 @@ class Checkpoints(Checkpoint):
             self._write(trainer)
 
     def on_validation_end(self, trainer: Trainer, task: Any) -> None:
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if not trainer.global_step or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self.finish_writing(trainer)  # what failed is no best
         if self.is_better(task.validation):

@@ -30,6 +30,7 @@ class Metrics(Callback):
         self.rows, self.clock = Rows(run_dir / "metrics.jsonl"), clock
         self.train: dict[str, float] = {}
         self.validation: dict[str, float] = {}
+        self.before: dict[str, float] = {}  # validation before the first step
         self.unit = "tokens"  # of what the model reads
         self.warm: tuple[int, float] | None = None  # units read and seconds after the first step, which also compiles
         self.wandb_id: str | None = None
@@ -76,6 +77,8 @@ class Metrics(Callback):
         if trainer.sanity_checking:
             return
         self.validation = dict(task.validation)  # Lightning's own copy is rounded to float32
+        if not trainer.global_step:
+            self.before = self.validation
         self._write(trainer, self.validation)
         if trainer.state.fn == "fit":
             self.clock.start()
@@ -88,11 +91,12 @@ class Metrics(Callback):
                 logger.save()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"train": self.train, "validation": self.validation, "wandb_id": self.wandb_id}
+        measured = {"train": self.train, "validation": self.validation, "before": self.before}
+        return measured | {"wandb_id": self.wandb_id}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train, self.validation = state_dict["train"], state_dict["validation"]
-        self.wandb_id = state_dict["wandb_id"]
+        self.wandb_id, self.before = state_dict["wandb_id"], state_dict.get("before", {})
 
     def units_per_second(self) -> float | None:
         """Over all of training in this process but its first step, if it made more than one."""

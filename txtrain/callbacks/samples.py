@@ -78,7 +78,7 @@ class Samples(Callback):
             self._write(trainer, task)
 
     def on_validation_end(self, trainer: Any, task: Any) -> None:
-        if not trainer.sanity_checking:
+        if trainer.global_step and not trainer.sanity_checking:  # before the first step only if asked for
             self._write(trainer, task)
 
     def _write(self, trainer: Any, task: Any) -> None:

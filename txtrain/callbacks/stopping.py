@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from txtrain.callbacks.checkpoints import Checkpoints, validation_follows
+from txtrain.callbacks.first_validation import validate
 from txtrain.callbacks.steps import is_last_step, new_step
 from txtrain.callbacks.summary import command_to_go_on
 from txtrain.signals import Interrupted, inbox
@@ -54,7 +55,7 @@ class Stopping(Callback):
             self._group = dist.new_group(backend="gloo")
         if self._validation_missing:
             self._validation_missing = False
-            _validate(trainer)
+            validate(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,9 +96,11 @@ class Stopping(Callback):
             return
         end = Interrupted(told, agreed=True)
         self._validation_missing = validation_missing
-        self.checkpoints.save_now(trainer)
-        if trainer.is_global_zero:
+        saved = "before the first step"
+        if trainer.global_step:  # else it starts anew
+            self.checkpoints.save_now(trainer)
             saved = self.checkpoints.lost(trainer) or f"saved at step {trainer.global_step}"
+        if trainer.is_global_zero:
             log.info("%s, %s: to go on, type %s", end, saved, command_to_go_on(self.run_dir))
         raise end
 
@@ -115,12 +118,3 @@ class Stopping(Callback):
 
 def _do_nothing() -> None:
     pass
-
-
-def _validate(trainer: Any) -> None:
-    """As Lightning does between two training batches."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False
-    trainer.validating = True
-    loop.run()
-    trainer.training = True

@@ -6,7 +6,9 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -29,6 +31,7 @@ from txtrain.strategy import is_lost
 log = logging.getLogger(__name__)
 
 LOWEST = 12  # classes whose recall is told
+COLUMN = 36  # characters of a text beside another
 
 
 class Summary(Callback):
@@ -120,6 +123,7 @@ class Summary(Callback):
             "parameters": total,
             "trainable_parameters": trainable,
             "wall_seconds": round(self.metrics.clock.run_seconds, 3),
+            "before": {name.removeprefix("validation/"): value for name, value in self.metrics.before.items()} or None,
             "sample_before": self.samples.text_before,
             "sample": self.samples.text,
             **task.report(),
@@ -127,7 +131,12 @@ class Summary(Callback):
 
     def _tell(self, outcome: Mapping[str, Any], longer: str | None) -> None:
         numbers, steps = {name: value for name, value in outcome.items() if value is not None}, outcome["steps"]
-        told = {name: f"{number:.4f}" for name, number in numbers.items() if name in self._measures()}
+        before = {name if name != "loss" else "validation_loss": was for name, was in (outcome["before"] or {}).items()}
+        told = {
+            name: f"{number:.4f}" + (f"  (before {before[name]:.4f})" if name in before else "")
+            for name, number in numbers.items()
+            if name in self._measures()
+        }
         told |= {name: f"{numbers[name]:,}" for name in ("parameters", "trainable_parameters") if name in numbers}
         speed = f"{self.metrics.unit}_per_second"
         if speed in numbers:
@@ -142,15 +151,22 @@ class Summary(Callback):
             lowest = sorted(outcome["recall_by_label"].items(), key=lambda item: item[1])[:LOWEST]
             told["recall, lowest first"] = ", ".join(f"{label} {share:.1%}" for label, share in lowest)
         told[outcome["state"]] = outcome["stopped"]
-        for name in ("sample_before", "sample"):
-            if outcome[name]:
-                told[name] = printable(outcome[name]).replace("\n", "\n" + " " * 22)
+        told |= {name: text.replace("\n", "\n" + " " * 22) for name, text in self._told_samples(outcome).items()}
         if (self.config.get("trainer") or {}).get("profiler"):
             told["profile"] = f"at the end of {self.run_dir / 'train.log'}"
         told |= self._what_next(longer)
         result = {*self._measures(), outcome["state"]} if outcome["state"] == "finished" else set()
         for name, text in told.items():
             log.info("%-20s  %s", name.replace("_", " "), text, extra=RESULT if name in result else None)
+
+    def _told_samples(self, outcome: Mapping[str, Any]) -> dict[str, str]:
+        """The latest sample; beside that from before the first step, if there is one, of the same prompt."""
+        if not outcome["sample"] or not outcome["sample_before"]:
+            return {"sample": printable(outcome["sample"])} if outcome["sample"] else {}
+        (_, prompt, before), (_, again, after) = self.samples.rows[0], self.samples.rows[-1]
+        if prompt != again:
+            return {name: printable(outcome[name]) for name in ("sample_before", "sample")}
+        return {"sample": printable(prompt), "sample_before": side_by_side(printable(before), printable(after))}
 
     def _measures(self) -> set[str]:
         """Numbers of the outcome that say how good the model is."""
@@ -173,6 +189,15 @@ def best_of(trainer: Any) -> dict[str, Any] | None:
         return None
     value = checkpoints.sign * checkpoints.best
     return {"metric": checkpoints.metric.removeprefix("validation/"), "value": value, "step": checkpoints.best_step}
+
+
+def side_by_side(before: str, after: str) -> str:
+    """Two texts in columns."""
+    columns = [[part for line in text.split("\n") for part in wrap(line, COLUMN) or [""]] for text in (before, after)]
+    rows = enumerate(zip_longest(*columns, fillvalue=""))
+    return "\n".join(
+        f"{one:<{COLUMN}} | {'      ' if row else 'after '} {other}".rstrip() for row, (one, other) in rows
+    )
 
 
 def command_to_go_on(run_dir: Path, longer: str | None = None) -> str:
