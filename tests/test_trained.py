@@ -120,7 +120,7 @@ def test_a_hugging_face_folder_is_the_same_model(folder):
 def test_a_folder_that_is_not_whole_is_told_in_a_line(folder, tmp_path):
     copy = shutil.copytree(folder[1], tmp_path / "copy")
     (copy / "generation_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"generation_config\.json is not JSON"):
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be read \(it is not JSON"):
         load_trained(copy)
     (copy / "generation_config.json").unlink()
     config = json.loads((copy / "config.json").read_text())

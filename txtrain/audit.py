@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from txtrain import records
 from txtrain.arguments import take_trust
 from txtrain.config import check, instantiate, saved_config, to_plain
 from txtrain.data import cache
@@ -84,8 +84,8 @@ def audit(arguments: Sequence[str]) -> None:
         raise UserError(f"audit needs a run and a step, got {len(words)} words: type txtrain audit RUN STEP")
     run, steps = Path(words[0]), read_steps(words[1])
     record = read_record(run)
-    source = find_source(run, record["fingerprint"])
-    found = list(seen(source, size=record["samples"], steps=steps))
+    source = find_source(run, record.fingerprint)
+    found = list(seen(source, size=record.samples, steps=steps))
     if flags:
         outcome = {"run": str(run), "data": source.state, "data_unchanged": source.unchanged}
         print(json.dumps(outcome | {"steps": [asdict(step) for step in found]}, ensure_ascii=False, indent=2))
@@ -104,15 +104,11 @@ def read_steps(text: str) -> range:
     return range(first, last + 1)
 
 
-def read_record(run: Path) -> dict[str, Any]:
+def read_record(run: Path) -> records.DataRecord:
     """What the run wrote down of its data."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is no run directory (it has no config.yaml): type txtrain audit runs/NAME/RUN STEP")
-    try:
-        record: dict[str, Any] = json.loads((run / "data.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run / 'data.json'} cannot be read ({error}): restore it or name another run") from error
-    return record
+    return records.read_record(run / "data.json", records.DataRecord)
 
 
 def find_source(run: Path, fingerprint: str) -> Source:

@@ -172,6 +172,13 @@ def instantiate(node: Any, path: str) -> Any:
     return partial(target, **values) if node.get("_partial_") else target(**values)
 
 
+def instantiate_saved(config: DictConfig, group: str) -> Any:
+    """What a group of a run's config makes, which is checked first."""
+    node = to_plain(config)[group]
+    check({group: node})
+    return instantiate(node, group)
+
+
 def check_special(path: str, node: Mapping[str, Any]) -> None:
     """Refuses keys that Hydra would act on, such as `_args_` and `_recursive_`."""
     for key in node:

@@ -76,7 +76,24 @@ class ManifestRecord(Record):
     files: list[PartRecord]
 
 
+class RowRecord(Record):
+    """A row of metrics.jsonl."""
+
+    step: int | float
+
+
+class JobRecord(BaseModel):
+    """A job in the jobs.json of a sweep."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    overrides: dict[str, str]
+    state: str
+    slurm: str | None = Field(default=None, pattern=r"^[\w.+-]+$")
+
+
 LABELS = TypeAdapter(Annotated[list[str], Field(min_length=1)])
+JOBS = TypeAdapter(list[JobRecord])
 
 # Groups that every run has had since its config was first written, and keys of them that are read by their names.
 GROUPS = (
@@ -93,24 +110,47 @@ KEYS = {
 }
 
 
-def read_text(path: Path, *, do: str = RESTORE) -> str:
-    """The text of a small file.
+class Unreadable(UserError):
+    """A file that is not as its kind is.
+
+    Attributes:
+        reason: why, without the file's name and what to do.
+    """
+
+    def __init__(self, path: Path, reason: str, do: str) -> None:
+        super().__init__(f"{path} cannot be read ({reason}): {do}")
+        self.reason = reason
+
+
+def read_bytes(path: Path, *, do: str = RESTORE) -> bytes:
+    """The content of a file.
 
     Raises:
-        UserError: there is none, it is no file of its own, or it is larger than any of its kind.
+        Unreadable: there is none, it is no file of its own, or it may not be read.
     """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a named pipe would be waited for
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise UserError(f"{path} cannot be read (it is {kind}): {do}")
-        if found.st_size > LARGEST:
-            raise UserError(f"{path} cannot be read (it has {found.st_size} bytes): {do}")
-        return path.read_text(encoding="utf-8")
+            raise Unreadable(path, "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no regular file", do)
+        return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): {do}") from error
+        raise Unreadable(path, error.strerror or str(error), do) from error
+
+
+def read_text(path: Path, *, do: str = RESTORE) -> str:
+    """The text of a small file.
+
+    Raises:
+        Unreadable: there is none, it is no file of its own, or it is larger than any of its kind.
+    """
+    try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise Unreadable(path, f"it has {size} bytes", do)
+        return read_bytes(path, do=do).decode()
+    except OSError as error:
+        raise Unreadable(path, error.strerror or str(error), do) from error
     except ValueError as error:
-        raise UserError(f"{path} cannot be read (it is no text: {error}): {do}") from error
+        raise Unreadable(path, f"it is no text: {error}", do) from error
 
 
 def read_json(path: Path, *, do: str = RESTORE) -> Any:
@@ -118,8 +158,8 @@ def read_json(path: Path, *, do: str = RESTORE) -> Any:
     try:
         return json.loads(read_text(path, do=do))
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is no JSON: {error}"
-        raise UserError(f"{path} cannot be read ({reason}): {do}") from error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
+        raise Unreadable(path, reason, do) from error
 
 
 def read_object(path: Path, *, do: str = RESTORE) -> dict[str, Any]:
@@ -137,7 +177,7 @@ def checked(path: Path, value: Any, schema: TypeAdapter[T], *, do: str = RESTORE
     try:
         return schema.validate_python(value, strict=True)
     except ValidationError as error:
-        raise UserError(f"{path} cannot be read ({what_is_wrong(error)}): {do}") from error
+        raise Unreadable(path, what_is_wrong(error), do) from error
 
 
 def what_is_wrong(error: ValidationError) -> str:

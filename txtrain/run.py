@@ -16,6 +16,7 @@ from txtrain.config import remembered, saved_config, to_plain
 from txtrain.errors import UserError
 from txtrain.launch import find_launch, slurm_job, slurm_restarted
 from txtrain.owner import Owner, check_unowned
+from txtrain.records import DataRecord, SummaryRecord, read_record
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -173,10 +174,10 @@ class RunDirectory:
     def finished_at(self, step: int) -> bool:
         """Whether the run has told its outcome after this step; a process killed just before that has not."""
         try:
-            outcome = self._read("summary.json") or {}
-        except ValueError:  # what a loss of power leaves
+            outcome = read_record(self.path / "summary.json", SummaryRecord)
+        except UserError:  # there is none, or it is what a loss of power leaves
             return False
-        return outcome.get("state") in ("finished", "stopped") and outcome.get("steps") == step
+        return outcome.state in ("finished", "stopped") and outcome.steps == step
 
     def check_data(self, data: "Data") -> None:
         """For a run that goes on: says so if the data are others than it began with.
@@ -184,21 +185,19 @@ class RunDirectory:
         Raises:
             UserError: with these they would mean something else to the model.
         """
-        began, now = self._read("data.json"), self._record(data)
-        if began is None or all(began[key] == now[key] for key in ("fingerprint", "samples")):
+        path, now = self.path / "data.json", self._record(data)
+        if not os.path.lexists(path):
+            return
+        began = read_record(path, DataRecord)
+        if (began.fingerprint, began.samples) == (now["fingerprint"], now["samples"]):
             return
         data.check_saved(self.path)
         log.warning(
             "The data are not those that the run began with (%s samples then, %s now, or other text): what follows "
             "is no exact continuation. Put them back to have one.",
-            began["samples"],
+            began.samples,
             now["samples"],
         )
-
-    def _read(self, name: str) -> Any:
-        """What a JSON file of the run says; None without it."""
-        path = self.path / name
-        return json.loads(path.read_text()) if path.is_file() else None
 
     @staticmethod
     def _record(data: "Data") -> dict[str, Any]:

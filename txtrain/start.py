@@ -3,11 +3,12 @@
 A head that scores labels is the exception: it is new where the labels are others than those of the trained model.
 """
 
-import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from txtrain.audio.spectrograms import Spectrograms, is_of_sound
 from txtrain.base_hash import default_dtype, frozen_hash, is_base
-from txtrain.config import check, instantiate, newest_run, saved_config, to_plain
+from txtrain.config import check, instantiate, instantiate_saved, newest_run, saved_config, to_plain
 from txtrain.data.images import see_as
 from txtrain.data.labels import LABELS, read_labels
 from txtrain.data.pixels import FILE as PIXELS
@@ -27,10 +28,11 @@ from txtrain.data.tokenizer import Pretrained
 from txtrain.data.tokenizer_files import check_there
 from txtrain.errors import UserError
 from txtrain.interop import Imported, is_folder, read_folder
-from txtrain.model import EncoderWithPairs
+from txtrain.model import Encoder, EncoderDecoder, EncoderWithPairs
 from txtrain.model.head import LABELLING
 from txtrain.model.lora import adapters, check_mergeable
 from txtrain.model.lora.merging import tied
+from txtrain.records import RESTORE, DataRecord, read_record
 from txtrain.saving import (
     BASE,
     BEST,
@@ -40,7 +42,10 @@ from txtrain.saving import (
     find_checkpoint,
     read_state,
 )
+from txtrain.schema import arguments
 from txtrain.trust import locate
+
+LARGE = 2**24  # weights of a matrix whose shape is compared before it is made
 
 # What makes the model that the weights belong to.
 HEADS = ("head", "pairs")  # parts that a model has for its task
@@ -241,7 +246,7 @@ def merged_config(run: Path) -> DictConfig:
     Where one of two tied matrices has an adapter, head and embedding differ then, and have a matrix each.
     """
     saved = saved_config(run)
-    lora = instantiate(saved.lora, "lora")
+    lora = instantiate_saved(saved, "lora")
     if lora.rank and saved.embedding.get("tied"):
         with torch.device("meta"):
             model = model_of_run(run, saved)()
@@ -256,17 +261,28 @@ def model_of_run(run: Path, config: DictConfig | None = None) -> Callable[[], nn
     task = class_of(config["task"], "task")
     nodes = {group: config[group] for group in ("model", *task.model_groups)}
     check(nodes)
-    parts = {group: instantiate(node, group) for group, node in nodes.items()}
-    return partial(task.model_class, shape=parts.pop("model"), **parts, **sizes_of_run(run))
+    parts, sizes = {group: instantiate(node, group) for group, node in nodes.items()}, sizes_of_run(run)
+    known = arguments(task.model_class)[0]
+    if issubclass(task.model_class, EncoderDecoder):  # both of its sides take the rest
+        known = arguments(Encoder)[0] | known
+    needed = {name for name, parameter in known.items() if parameter.default is parameter.empty} - {"shape", *parts}
+    if wrong := sorted((sizes.keys() - known.keys()) | (needed - sizes.keys())):
+        told = f"sizes has {'a' if wrong[0] in sizes else 'no'} {wrong[0]}"
+        raise UserError(f"{run / 'data.json'} cannot be read ({told}): {RESTORE}")
+    make = partial(task.model_class, shape=parts.pop("model"), **parts, **sizes)
+
+    def build_model() -> nn.Module:
+        try:
+            return make()
+        except ValueError as error:
+            raise UserError(f"{run} names a model that cannot be ({error}): {RESTORE}") from error
+
+    return build_model
 
 
 def sizes_of_run(run: Path) -> dict[str, int]:
     """What its data gave a run's model."""
-    try:
-        sizes: dict[str, int] | None = json.loads((run / "data.json").read_text()).get("sizes")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run / 'data.json'} cannot be read ({error}): restore it or name another run") from error
-    if sizes is not None:
+    if (sizes := read_record(run / "data.json", DataRecord).sizes) is not None:
         return sizes
     tokenizer = Pretrained(path=str(run))  # the run is of a version that wrote no sizes
     tokenizer.fit()
@@ -275,7 +291,7 @@ def sizes_of_run(run: Path) -> dict[str, int]:
 
 def labels_of_run(run: Path) -> list[str]:
     """The labels that a run's model scores, none if it scores none."""
-    return read_labels(run) if (run / LABELS).is_file() else []
+    return read_labels(run) if os.path.lexists(run / LABELS) else []
 
 
 def trained_weights(
@@ -337,10 +353,11 @@ def adapted_model(build_model: Callable[[], nn.Module], checkpoint: Path) -> nn.
     """
     check_checkpoint(checkpoint)
     run, base = checkpoint.parent.parent, read_state(checkpoint)["base"]
+    check_room(build_model, checkpoint)
     if base:
         build_model = with_trained(build_model, Path(base["path"]), labels_of_run(run))
     config = saved_config(run)
-    lora, model = instantiate(config.lora, "lora"), build_model()
+    lora, model = instantiate_saved(config, "lora"), build_model()
     lora.apply(model, adapt_only=bool(config.get("init_from")))
     frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
     if base and not is_base(base["sha256"], frozen_hash(model), build_model, lora):
@@ -350,6 +367,22 @@ def adapted_model(build_model: Callable[[], nn.Module], checkpoint: Path) -> nn.
         check_checkpoint(path)
     fill(model, Reader(checkpoint, *own_base), run, frozen.keys() if base else set())
     return model
+
+
+def check_room(build_model: Callable[[], nn.Module], checkpoint: Path) -> None:
+    """Refuses sizes of a model that are far beyond those in its checkpoint, before memory is asked for.
+
+    Raises:
+        UserError: so they are.
+    """
+    with torch.device("meta"):
+        model = build_model()
+    reader = Reader(checkpoint)
+    for name, parameter in model.named_parameters():
+        if parameter.numel() > LARGE and WEIGHT + name in reader:
+            shape = reader.shape(WEIGHT + name)
+            if parameter.numel() > 16 * prod(shape):  # not of those that are packed, 4 bits each
+                check_shapes({name: shape}, {name: tuple(parameter.shape)}, checkpoint.parent.parent)
 
 
 def weights_in(checkpoint: Path) -> set[str]:

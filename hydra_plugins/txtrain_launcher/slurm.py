@@ -189,4 +189,7 @@ def _exit_code(job: Job) -> Path:
 def _returncode(job: Job) -> int | None:
     """How a job ended that is no longer in the queue; None if it was killed."""
     path = _exit_code(job)
-    return int(path.read_text()) if path.exists() else None
+    try:
+        return int(path.read_text()) if path.exists() else None
+    except (OSError, ValueError):
+        return None

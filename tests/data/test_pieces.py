@@ -149,7 +149,7 @@ def test_what_is_wrong_with_files_is_told(marian, tmp_path):
     whole = (marian[0] / "source.spm").read_bytes()
     assert "source.spm is no model of SentencePiece" in refusal(source_spm=whole[:-1000])
     assert "source.spm is no model of SentencePiece" in refusal(source_spm=b"")
-    assert "vocab.json is not JSON" in refusal(vocab_json=b"{")
+    assert "vocab.json cannot be read (it is not JSON" in refusal(vocab_json=b"{")
     assert "vocab.json does not number its tokens" in refusal(vocab_json=b'{"a": 1, "b": 1}')
     assert "vocab.json has no <unk>" in refusal(vocab_json=b'{"a": 0, "</s>": 1}')
     train(tmp_path / "pairs.spm", ENGLISH, vocab_size=200, model_type="bpe")

@@ -160,7 +160,10 @@ def test_what_cannot_be_read_is_told(change, message):
 
 @pytest.mark.parametrize(
     "content, message",
-    [("[1]", "is list, not an object"), ('{"eos_token_id": "x"}', "says eos_token_id=x, which is no")],
+    [
+        ("[1]", "Input should be a valid dictionary, got [1]"),
+        ('{"eos_token_id": "x"}', "says eos_token_id=x, which is no"),
+    ],
 )
 def test_settings_of_generation_that_are_none_are_told(content, message):
     Path("base/generation_config.json").write_text(content)
@@ -233,10 +236,13 @@ def test_a_name_of_the_hub_says_how_to_download_it(capsys):
     assert "hf download" not in error_of(capsys, "init_from=nothing")
 
 
-@pytest.mark.parametrize("typed", ["experiment=lora_chat data=chat", "init_from="])
-def test_a_missing_init_from_is_told_first(capsys, typed):
+@pytest.mark.parametrize(
+    "typed, message",
+    [("experiment=lora_chat data=chat", "init_from is missing"), ("init_from=", "init_from= has no value")],
+)
+def test_a_missing_init_from_is_told_first(capsys, typed, message):
     assert main(["train", "data=text", f"data.path={TEXT}", "logger=none", *typed.split()]) == 1
-    assert capsys.readouterr().err.startswith("error: init_from is missing")
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_a_folder_of_runs_means_its_newest(capsys):

@@ -12,6 +12,7 @@ from txtrain.audio.mel import AUDIOSET_MEAN, AUDIOSET_STD, LogMel, log_mel
 from txtrain.config import saved_config, to_plain
 from txtrain.data.pixels import FILE
 from txtrain.errors import UserError
+from txtrain.records import read_object
 
 EXTRACTOR = "ASTFeatureExtractor"
 DEFAULTS: dict[str, Any] = {"num_mel_bins": 128, "max_length": 1024, "mean": AUDIOSET_MEAN, "std": AUDIOSET_STD}
@@ -77,11 +78,8 @@ class Spectrograms:
         """
         path, said = folder / FILE, dict[str, Any]()
         if path.is_file():
-            try:
-                said = json.loads(path.read_text(encoding="utf-8"))
-                kind = said.get("feature_extractor_type", EXTRACTOR)
-            except (OSError, ValueError, AttributeError) as error:
-                raise UserError(f"{path} cannot be read ({error!r}): restore it") from error
+            said = read_object(path, do="restore it")
+            kind = said.get("feature_extractor_type", EXTRACTOR)
             if kind != EXTRACTOR:
                 raise UserError(f"{path} is of a {kind}, and txtrain reads an {EXTRACTOR}: put the model's own there")
         else:
@@ -98,7 +96,7 @@ class Spectrograms:
                 std=float(said.get("std", DEFAULTS["std"])) if normal else 0.5,
             )
             features = found.features
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise UserError(f"{path} cannot be expressed: {error}") from error
         seconds = (features.window_len + (max_frames - 1) * features.hop) / features.sample_rate
         return cls(**{**found.__dict__, "max_seconds": seconds})

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from txtrain.records import read_bytes
 from txtrain.saving import PARTIAL
 
 log = logging.getLogger(__name__)
@@ -39,15 +40,16 @@ class Rows:
             pass  # told when the row was to be written
 
     def read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
+        """The rows that can be read."""
+        if not os.path.lexists(self.path):
             return []
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        return [json.loads(row) for line in read_bytes(self.path).splitlines() for _, row in _rows_in(line)]
 
     def cut_back(self, step: int) -> None:
         """Removes what was written after `step` (all of it for a run at its start) and what cannot be read."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        content = self.path.read_bytes()
+        content = read_bytes(self.path)
         kept, unreadable = list[bytes](), 0
         for line in content.splitlines() if step else ():
             rows = _rows_in(line)

@@ -12,6 +12,7 @@ from typing import Any
 
 from txtrain.config import resumable
 from txtrain.errors import UserError
+from txtrain.records import JOBS, SummaryRecord, checked, read_json, read_record
 
 # What the table takes from a run's summary.json, and how it heads the column.
 RESULTS = {
@@ -98,7 +99,10 @@ class Job:
 
     def _read_summary(self) -> None:
         path = self.directory / "summary.json"
-        self.summary = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            self.summary = read_record(path, SummaryRecord).model_dump(exclude_unset=True)
+        except UserError:  # none was written, or what a loss of power leaves: the job is not done
+            self.summary = {}
 
 
 class Sweep:
@@ -118,16 +122,14 @@ class Sweep:
 
     def _read(self) -> list[Job]:
         """The jobs of an earlier run of the same sweep."""
-        path = self.directory / "jobs.json"
-        if not path.is_file():
+        path, do = self.directory / "jobs.json", "name another hydra.sweep.dir"
+        if not os.path.lexists(path):
             return []
-        try:
-            return [
-                Job(number=number, directory=self.directory / str(number), **job)
-                for number, job in enumerate(json.loads(path.read_text()))
-            ]
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): name another hydra.sweep.dir") from error
+        found = checked(path, read_json(path, do=do), JOBS, do=do)
+        return [
+            Job(number=number, directory=self.directory / str(number), **job.model_dump())
+            for number, job in enumerate(found)
+        ]
 
     def add(self, overrides: list[str], *, number: int | None = None) -> Job:
         """The job with these overrides: the one of an earlier run of the sweep, or a new one.

@@ -1,6 +1,7 @@
 """What every tokenizer can do, and the names of special tokens."""
 
 import copy
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,7 +12,9 @@ import tokenizers
 
 from txtrain.data.special import DecoderTokens
 from txtrain.data.template import ChatTemplate
+from txtrain.data.tokenizer_files import read_core
 from txtrain.errors import UserError
+from txtrain.records import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -189,7 +192,11 @@ class Tokenizer(ABC):
 
     def load(self, path: str | Path) -> None:
         """Take over what `save` wrote."""
-        self.adopt(tokenizers.Tokenizer.from_file(str(path)), END_OF_TEXT)
+        self.adopt(read_core(Path(path), str(path)), END_OF_TEXT)
+
+    def is_in(self, path: Path) -> bool:
+        """Whether a `tokenizer.json` is this one."""
+        return os.path.lexists(path) and bool(read_json(path) == json.loads(self.core.to_str()))
 
     def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
         """Work with this one from now on."""

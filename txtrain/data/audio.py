@@ -1,6 +1,5 @@
 """Clips of sound with a label or a transcript each: decoded once, spectrograms made as they are read."""
 
-import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence, Sized
@@ -283,8 +282,7 @@ class AudioData(Data):
 
     def check_saved(self, run_dir: Path) -> None:
         if self.transcribed:
-            path = run_dir / "tokenizer.json"
-            same = path.is_file() and json.loads(path.read_text()) == json.loads(self.tokenizer.core.to_str())
+            same = self.tokenizer.is_in(run_dir / "tokenizer.json")
         else:
             same = read_labels(run_dir) == self.labels
         if not same:

@@ -1,6 +1,5 @@
 """What classifiers of text train on: examples with labels, encoded once and kept."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -114,8 +113,7 @@ class LabelledData(Data):
         write_labels(run_dir, self.labels)
 
     def check_saved(self, run_dir: Path) -> None:
-        path = run_dir / "tokenizer.json"
-        same = path.is_file() and json.loads(path.read_text()) == json.loads(self.tokenizer.core.to_str())
+        same = self.tokenizer.is_in(run_dir / "tokenizer.json")
         if read_labels(run_dir) != self.labels or not same:
             raise UserError(
                 f"resume={run_dir}: the data have changed since the run began and have other labels or make another "

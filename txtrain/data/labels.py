@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from txtrain import records
 from txtrain.errors import UserError
 
 LABELS = "labels.json"
@@ -36,11 +37,8 @@ def write_labels(folder: Path, labels: Sequence[str]) -> None:
 
 def read_labels(folder: Path) -> list[str]:
     """The names of the classes of a trained model, by their numbers."""
-    try:
-        labels: list[str] = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / LABELS} cannot be read ({error}): restore it or name another run") from error
-    return labels
+    path = folder / LABELS
+    return records.checked(path, records.read_json(path), records.LABELS)
 
 
 def balance(counts: Sequence[int], labels: Sequence[str]) -> str:

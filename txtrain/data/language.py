@@ -1,6 +1,5 @@
 """The LightningDataModule of language: text from a source, tokenized once, packed into windows."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,8 +117,7 @@ class LanguageData(Data):
             template.save(run_dir)
 
     def check_saved(self, run_dir: Path) -> None:
-        path = run_dir / "tokenizer.json"
-        if not path.is_file() or json.loads(path.read_text()) != json.loads(self.tokenizer.core.to_str()):
+        if not self.tokenizer.is_in(run_dir / "tokenizer.json"):
             raise UserError(
                 f"resume={run_dir}: the data have changed since the run began and make another tokenizer: "
                 "put them back, or start a new run"

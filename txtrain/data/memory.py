@@ -1,23 +1,36 @@
 """A translation memory: pairs that are looked up by how much their sources have in common with a text."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from txtrain.data.parallel import Pair
 from txtrain.data.split import linked
 from txtrain.errors import UserError
+from txtrain.records import Record, checked, read_text
 
 FILE = "memory.jsonl"  # in a run's folder
 LONGEST = 5  # characters of a piece
 
+PAIRS = TypeAdapter(list[Annotated[list[str], Field(min_length=2, max_length=2)]])
+
 _WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class Options(Record):
+    """How texts are read: the first line of the file."""
+
+    language: str
+    matches: bool
 
 
 class Memory:
@@ -96,13 +109,15 @@ class Memory:
     def load(cls, folder: Path) -> "Memory | None":
         """What `save` wrote; None where nothing was."""
         file = folder / FILE
-        if not file.is_file():
+        if not os.path.lexists(file):
             return None
         try:
-            how, *pairs = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-            return cls([Pair(source, target) for source, target in pairs], **how)
-        except (ValueError, TypeError) as error:
+            how, *pairs = [json.loads(line) for line in read_text(file).split("\n") if line]
+            options = checked(file, how, TypeAdapter(Options))
+            texts = checked(file, pairs, PAIRS)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file} cannot be read ({error}): restore it or name another run") from error
+        return cls([Pair(source, target) for source, target in texts], **options.model_dump())
 
 
 class Vectors:

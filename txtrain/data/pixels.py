@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from txtrain.errors import UserError
+from txtrain.records import read_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,9 +81,9 @@ class Pixels:
             log.warning("%s has no %s: pixels are scaled to -1 to 1.", folder, FILE)
             return cls(size=size, channels=channels)
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = read_object(path, do="restore it")
             return cls(size=size, channels=channels, **_read(said))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): restore it") from error
 
     @classmethod
@@ -94,11 +95,11 @@ class Pixels:
         """
         path = folder / FILE
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = read_object(path)
             size = said["crop_size"] if said.get("do_center_crop") else said["size"]
             found = _read(said)
             return cls(size=(size["height"], size["width"]), channels=len(found["mean"]), **found)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): restore it or name another run") from error
 
     def save(self, folder: Path) -> None:

@@ -1,11 +1,13 @@
 """What a decoder begins with and what ends its text, as Hugging Face folders say it."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from txtrain.errors import UserError
+from txtrain.records import read_object
 
 FILE = "generation_config.json"
 KEYS = ("decoder_start_token_id", "forced_bos_token_id", "eos_token_id")
@@ -52,18 +54,12 @@ def barred_ids(folder: Path) -> list[int]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a file, empty if there is no such file."""
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): restore it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is {type(content).__name__}, not an object: restore it")
-    return content
+    return read_object(file, do="restore it") if os.path.lexists(file) else {}
 
 
 def _ids(key: str, value: Any, folder: Path) -> list[int]:
     """A number, a list of them, or none."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(number, int) for number in ids):
+    if not all(type(number) is int for number in ids):
         raise UserError(f"{folder} says {key}={value}, which is no number of a token: restore its {FILE}")
     return ids

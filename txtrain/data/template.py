@@ -1,6 +1,7 @@
 """Chat templates: conversations become text as `transformers` renders them, and which part of it is the assistant's."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from txtrain.errors import UserError
+from txtrain.records import read_object
 
 Message = dict[str, Any]
 Span = tuple[int, int]
@@ -269,11 +271,7 @@ def _read_text(file: Path, named: str) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): restore it") from None
-    return content if isinstance(content, dict) else {}
+    return read_object(file, do="restore it") if os.path.lexists(file) else {}
 
 
 def _with_reasoning(message: Message) -> Message:

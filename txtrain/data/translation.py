@@ -281,8 +281,7 @@ class TranslationData(Data):
 
     def check_saved(self, run_dir: Path) -> None:
         for side, tokenizer in self.tokenizers.items():
-            path = run_dir / NAMES[side]
-            if not path.is_file() or json.loads(path.read_text()) != json.loads(tokenizer.core.to_str()):
+            if not tokenizer.is_in(run_dir / NAMES[side]):
                 raise UserError(
                     f"resume={run_dir}: the data have changed since the run began and make another tokenizer: "
                     "put them back, or start a new run"

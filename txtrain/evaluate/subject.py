@@ -1,6 +1,5 @@
 """What is evaluated, and on what: a trained model with the config and data that its run and the user say."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from txtrain.data.tokenizer import Byte, Pretrained, Tokenizer
 from txtrain.errors import UserError
 from txtrain.mixtures import spread
 from txtrain.model.transformer import TransformerStack
+from txtrain.records import DataRecord, read_record
 from txtrain.schema import arguments
 from txtrain.start import class_of
 from txtrain.task.classification import Classification
@@ -175,7 +175,7 @@ def new_data(config: DictConfig, tokenizer: Any) -> Data:
 def own_data(config: DictConfig, run: Path) -> Data | None:
     """The data as the run had them, if these are the same text, split and tokenizer; then its tokens serve again."""
     try:
-        began = json.loads((run / "data.json").read_text())["fingerprint"]
+        began = read_record(run / "data.json", DataRecord).fingerprint
         data = new_data(config, instantiate(saved_config(run).tokenizer, "tokenizer"))
         return data if data.fingerprint() == began else None
     except (OSError, UserError):  # the data or a tokenizer's file are gone, which matters only if they are asked for

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from txtrain.config import instantiate, saved_config, to_plain
+from txtrain.config import instantiate_saved, saved_config, to_plain
 from txtrain.data.labels import write_labels
 from txtrain.errors import UserError
 from txtrain.interop.adapted import new_model, read_adapted
@@ -36,7 +36,7 @@ def export_adapter(path: str | Path, folder: Path) -> None:
         )
     run = checkpoint.parent.parent
     config = saved_config(run)
-    lora = instantiate(config.lora, "lora")
+    lora = instantiate_saved(config, "lora")
     if not lora.rank:
         raise UserError(f"{path} has no adapters (lora.rank=0): leave out --adapter")
     if lora.merge_every:
@@ -52,7 +52,7 @@ def export_adapter(path: str | Path, folder: Path) -> None:
     with unfinished(folder) as partial:
         write_adapter(partial, model, imported.family, heads=heads, **names)
         if imported.family.reads == "tokens":
-            tokenizer = class_of(config.data, "data").reader(run, instantiate(config.tokenizer, "tokenizer"))
+            tokenizer = class_of(config.data, "data").reader(run, instantiate_saved(config, "tokenizer"))
             write_tokenizer(partial, tokenizer, run, max_len=imported.max_len)
         if labels:
             write_labels(partial, labels)

@@ -1,12 +1,15 @@
 """What a checkpoint says of itself, and whether that is so."""
 
 import json
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from txtrain.errors import UserError
+from txtrain.records import ManifestRecord, Unreadable, read_record
 from txtrain.saving.parts import Part, sync
 
 MANIFEST = "manifest.json"
@@ -32,13 +35,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, its files as `Part`s.
 
     Raises:
-        OSError, ValueError: there is none, or it is damaged.
+        Unreadable: there is none, or it is damaged.
     """
-    content = json.loads((folder / MANIFEST).read_text())
-    try:
-        return content | {"files": [Part(**part) for part in content["files"]]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no manifest of a checkpoint: {error}") from error
+    content = read_record(folder / MANIFEST, ManifestRecord)
+    parts = [Part(name=part.name, bytes=part.bytes, sha256=part.sha256) for part in content.files]
+    return content.model_dump() | {"files": parts}
 
 
 def damage(path: Path, *, contents: bool = True) -> str | None:
@@ -48,16 +49,18 @@ def damage(path: Path, *, contents: bool = True) -> str | None:
         path: the checkpoint.
         contents: whether to read all files and compare their hashes, not their sizes only.
     """
-    if not path.exists():
-        return "it does not exist"
-    if not path.is_dir():
-        return "it is no folder"
     try:
+        if not path.exists():
+            return "it does not exist"
+        if not path.is_dir():
+            return "it is no folder"
+        if not os.path.lexists(path / MANIFEST):
+            return f"it has no {MANIFEST}"
         manifest = read_manifest(path)
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}"
-    except (OSError, ValueError) as error:
-        return f"{MANIFEST}: {error}"
+    except OSError as error:
+        return f"{error.strerror}"
+    except Unreadable as error:
+        return f"{MANIFEST}: {error.reason}"
     if manifest["format"] != FORMAT:
         return f"its format is {manifest['format']}, this version reads {FORMAT}"
     for part in manifest["files"]:
@@ -68,8 +71,10 @@ def damage(path: Path, *, contents: bool = True) -> str | None:
 
 def _damaged(file: Path, part: Part, *, contents: bool) -> str | None:
     try:
-        size = file.stat().st_size
-        if size != part.bytes:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):  # a named pipe would be waited for
+            return "is no regular file"
+        if (size := found.st_size) != part.bytes:
             return f"has {size} bytes instead of {part.bytes}"
         if contents and Part.of(file) != part:
             return "was altered (SHA-256)"

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from txtrain.errors import UserError
+from txtrain.records import RESTORE, checked
 from txtrain.saving.tensors import write_tensors
 
 STATE = "state.pt"
@@ -20,6 +23,7 @@ TENSORS = "tensors_*.safetensors"
 WEIGHT, MOMENT = "model/", "optimizer/"  # before a weight's name, and before that of a moment of it
 AVERAGE = "average"  # the moment that is a weight's average over the training
 CHUNK = 2**24
+STATES = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,18 @@ def pack_state(state: Mapping[str, Any]) -> bytes:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `pack_state` packed; plain containers and tensors, no code."""
-    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    """What `pack_state` packed; plain containers and tensors, no code.
+
+    Raises:
+        UserError: it is something else.
+    """
+    path = folder / STATE
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling raises, of a file whose checksum is right
+        # Not torch's own words, which advise to load it with whatever code it names.
+        raise UserError(f"{path} cannot be read (it is no state of a run, {type(error).__name__}): {RESTORE}") from None
+    return checked(path, state, STATES)
 
 
 def write_part(folder: Path, *, rank: int, tensors: dict[str, Tensor], state: bytes | None) -> list[Part]:
@@ -100,7 +114,7 @@ class Reader(Mapping[str, Tensor]):
     """
 
     def __init__(self, *folders: Path) -> None:
-        files = [safe_open(path, framework="pt") for folder in folders for path in sorted(folder.glob(TENSORS))]
+        files = [_opened(path) for folder in folders for path in sorted(folder.glob(TENSORS))]
         self._places = {name: (file, name) for file in reversed(files) for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> Tensor:
@@ -139,6 +153,13 @@ class Reader(Mapping[str, Tensor]):
             weight, _, key = name.removeprefix(MOMENT).rpartition("/")
             found[weight]._places[key] = self._places[name]
         return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {RESTORE}") from None
 
 
 def check_complete(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
