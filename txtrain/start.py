@@ -29,6 +29,7 @@ from txtrain.data.tokenizer_files import check_there
 from txtrain.errors import UserError
 from txtrain.interop import Imported, is_folder, read_folder
 from txtrain.model import Encoder, EncoderDecoder, EncoderWithPairs
+from txtrain.model.finite import is_finite
 from txtrain.model.head import LABELLING
 from txtrain.model.lora import adapters, check_mergeable
 from txtrain.model.lora.merging import tied
@@ -420,4 +421,7 @@ def fill(model: nn.Module, reader: Reader, run: Path, filled: Set[str]) -> None:
     check_shapes(shapes, {name: tuple(parameter.shape) for name, parameter in parameters.items()}, run)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(reader.learned(name))
+            value = reader.learned(name)
+            if not is_finite(value):
+                raise UserError(f"{run} has weights that are not finite ({name}): name another run or checkpoint")
+            parameter.copy_(value)

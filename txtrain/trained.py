@@ -24,6 +24,7 @@ from txtrain.interop.family import Family
 from txtrain.interop.peft_config import is_adapter
 from txtrain.launch import find_launch
 from txtrain.model import EncoderDecoder, EncoderWithHead
+from txtrain.model.finite import first_not_finite
 from txtrain.saving import BEST, find_checkpoint
 from txtrain.start import (
     class_of,
@@ -129,6 +130,10 @@ def load_trained(
     else:
         raise UserError(f"{path} has neither config.yaml nor config.json: {CHOICES}")
     trained.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if name := first_not_finite(trained.model.named_parameters()):
+        # What was read is finite, so merging adapters or the type has made it so.
+        kind = str(dtype).removeprefix("torch.")
+        raise UserError(f"{path}: {name} is not finite in {kind}: use float32, or another checkpoint")
     return trained
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from txtrain.callbacks.clock import Clock
 from txtrain.callbacks.steps import is_last_step, is_log_step, new_step
+from txtrain.errors import UserError
 from txtrain.logger import LOG_ONLY
 from txtrain.measures import find_measure
 from txtrain.saving import (
@@ -37,10 +38,15 @@ from txtrain.saving import (
     write_manifest,
 )
 from txtrain.signals import inbox
+from txtrain.strategy import weight_not_finite
 from txtrain.strategy.shards import whole_shape
 
 RETRY = 30.0  # seconds from a checkpoint that could not be written to the next attempt
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts at the last step; the last one repeats
+BEYOND_HELP = (  # of a run's weights
+    "the weights are not finite at step {step} ({name}), which no later step mends, and nothing more is saved: start a "
+    "new run with on_spike=skip or a lower optimizer.lr"
+)
 GRACE = 10.0  # seconds of attempts for a run that was told to end, which may be killed soon
 
 log = logging.getLogger(__name__)
@@ -230,6 +236,8 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         path = self.folder / checkpoint_name(step)
         with self.clock.stopped():
+            if name := weight_not_finite(trainer.lightning_module):
+                raise UserError(BEYOND_HELP.format(name=name, step=step))  # rather than take a good one's place
             if self._write_frozen(trainer):
                 self._unfinished = _Writing(path=path, weights=strategy.changing(), step=step, best_before=best_before)
                 trainer.save_checkpoint(self._unfinished.partial, weights_only=False)

@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from txtrain.callbacks.checkpoints import BEYOND_HELP
 from txtrain.callbacks.steps import is_log_step, new_step
 from txtrain.data.order import samples_of_step
 from txtrain.errors import UserError
 from txtrain.logger import LOG_ONLY
-from txtrain.strategy import DeepSpeed, clip_gradients, gradients_overflow, step_was_left_out, weights_are_finite
+from txtrain.strategy import DeepSpeed, clip_gradients, gradients_overflow, step_was_left_out, weight_not_finite
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +145,8 @@ class Spikes(Callback):
         spike = self._spike(loss, overflow)
         if spike is None:
             return True
-        if not (math.isfinite(loss) or weights_are_finite(task)):
-            raise UserError(
-                f"the weights are not finite at step {step}, which no later step mends, and nothing more is saved: "
-                "start a new run with on_spike=skip or a lower optimizer.lr"
-            )
+        if not math.isfinite(loss) and (name := weight_not_finite(task)):
+            raise UserError(BEYOND_HELP.format(name=name, step=step))
         self.skipped_steps += 1
         self._tell(trainer, step, f"{spike}, the optimizer step is left out")
         if self.on_spike == "stop":

@@ -20,6 +20,7 @@ from txtrain.interop.names import Place
 from txtrain.interop.peft_base import BaseMatrices
 from txtrain.interop.peft_config import CONFIG, PRINCIPAL, read_config, start_of
 from txtrain.model import EncoderDecoder
+from txtrain.model.finite import first_not_finite
 from txtrain.model.lora.exchange import Adapter, Change, taken
 from txtrain.saving import write_tensors
 
@@ -176,6 +177,8 @@ def read_tensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Te
         tensors = load_file(path / TENSORS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path / TENSORS} cannot be read ({error}): restore it") from error
+    if bad := first_not_finite(tensors.items()):
+        raise UserError(f"{path / TENSORS} has weights that are not finite ({bad}): restore it")
     modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(.+)\.lora_(?:embedding_)?(A|B|magnitude_vector)(?:\.weight)?", name)

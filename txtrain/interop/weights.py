@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from txtrain.errors import UserError
 from txtrain.interop.family import Family
 from txtrain.interop.names import Place
+from txtrain.model.finite import is_finite
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -174,6 +175,8 @@ def fill(
         theirs = next((other for other in place.read if other in weights), None)
         if theirs is not None:
             whole = weights[theirs]
+            if not is_finite(whole):
+                raise UserError(f"{where} has weights that are not finite ({theirs}): restore its files")
             if (theirs, place.part) in taken:  # two of ours must not be one memory
                 whole = whole.clone()
             taken.add((theirs, place.part))

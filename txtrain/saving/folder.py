@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from txtrain.errors import UserError
+from txtrain.model.finite import is_finite
 from txtrain.saving.manifest import damage
-from txtrain.saving.parts import sync
+from txtrain.saving.parts import WEIGHT, Reader, sync
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,19 @@ def resume_point(run_dir: Path, *, contents: bool = True) -> Path:
     found = None
     folder = run_dir / "checkpoints"
     for path in [*list_checkpoints(folder), *_leftovers(folder)]:
-        found = damage(path, contents=contents)
+        found = damage(path, contents=contents) or (_not_finite(path) if contents else None)
         if found is None:
             return path
-        log.warning("Checkpoint %s cannot be read (%s): looking for the one before.", path, found)
-    why = "it has none" if found is None else "none of them can be read"
+        log.warning("Checkpoint %s cannot be used (%s): looking for the one before.", path, found)
+    why = "it has none" if found is None else "none of them can be used"
     raise UserError(f"resume={run_dir} has no whole checkpoint ({why}): name another run, or leave resume out")
+
+
+def _not_finite(checkpoint: Path) -> str | None:
+    """Which weight of a checkpoint has NaN or infinity, as those of earlier versions may; None if none has."""
+    reader = Reader(checkpoint)
+    name = next((name for name in reader.names(WEIGHT) if not is_finite(reader[name])), None)
+    return name and f"{name.removeprefix(WEIGHT)} is not finite"
 
 
 def publish(partial: Path, path: Path) -> None:

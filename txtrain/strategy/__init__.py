@@ -8,7 +8,7 @@ from txtrain.strategy.gradients import (
     drop_step,
     gradients_overflow,
     step_was_left_out,
-    weights_are_finite,
+    weight_not_finite,
 )
 from txtrain.strategy.memory import made_once
 from txtrain.strategy.one import OneDevice
@@ -34,5 +34,5 @@ __all__ = [
     "made_once",
     "shard",
     "step_was_left_out",
-    "weights_are_finite",
+    "weight_not_finite",
 ]

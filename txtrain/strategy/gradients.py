@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import torch
+import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from txtrain.model.finite import first_not_finite
 from txtrain.strategy.zero import DeepSpeed
 
 
@@ -60,10 +61,16 @@ def drop_step(task: Any, optimizer: Any) -> None:
         del zero._update_scale
 
 
-def weights_are_finite(task: LightningModule) -> bool:
-    """Whether no weight on any device is infinite or not a number."""
-    finite = all(bool(torch.isfinite(_held(parameter)).all()) for parameter in task.parameters())
-    return task.trainer.strategy.reduce_boolean_decision(finite)
+def weight_not_finite(task: Any) -> str | None:
+    """The name of a weight with NaN or infinity on any device, None if there is none; every rank must call it."""
+    found = first_not_finite((name, _held(parameter)) for name, parameter in task.model.named_parameters())
+    if task.trainer.strategy.reduce_boolean_decision(found is None):
+        return None
+    names: list[str | None] = [found]
+    if task.trainer.world_size > 1:
+        names = [None] * task.trainer.world_size
+        dist.all_gather_object(names, found)
+    return next(name for name in names if name is not None)
 
 
 def _held(parameter: nn.Parameter) -> Tensor:

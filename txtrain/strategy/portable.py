@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from txtrain.errors import UserError
 from txtrain.logger import LOG_ONLY
+from txtrain.model.finite import is_finite
 from txtrain.optim import HalfOptimizer
 from txtrain.saving import (
     AVERAGE,
@@ -134,7 +135,10 @@ class Portable(Strategy):
             name = min(saved ^ parameters.keys())
             raise UserError(f"the checkpoint is of another model ({name} is in one of them only): start a new run")
         for name, parameter in parameters.items():
-            self._set_weight(parameter, self._reader[WEIGHT + name])
+            value = self._reader[WEIGHT + name]
+            if not is_finite(value):
+                raise UserError(f"the checkpoint's weights are not finite ({name}): start a new run")
+            self._set_weight(parameter, value)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         self._tell_widened()
