@@ -28,6 +28,7 @@ class TinyTask(LightningModule):
 
     model_class = Decoder
     writes_text = True
+    between = ""
     unit = "tokens"
 
     def __init__(self) -> None:
@@ -141,6 +142,9 @@ class TinyData(LightningDataModule):
         return (
             self.tokenizer.encode_batch([text])[0] if text else next(iter(self.val_dataloader()))["tokens"][0].tolist()
         )
+
+    def shown_prompt(self, prompt: list[int]) -> str:
+        return self.tokenizer.decode(prompt)
 
     def description(self) -> str:
         return "22 sequences"

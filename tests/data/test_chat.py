@@ -251,6 +251,16 @@ def test_a_prompt_is_rendered_and_without_one_it_is_the_first_question(folder: P
     assert len(made.end_tokens) == 2
 
 
+@pytest.mark.parametrize("tokenizer", [None, Byte()], ids=["chatml", "plain"])
+def test_of_a_prompt_people_see_the_question(folder: Path, tokenizer: Any) -> None:
+    made = data(folder, **({"tokenizer": tokenizer} if tokenizer else {}))
+    assert made.shown_prompt(made.prompt("what is\na cat?")) == "what is\na cat?"
+    questions = {row["messages"][0]["content"] for row in ROWS}
+    assert made.shown_prompt(made.prompt(None)) in questions
+    several = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    assert made.shown_prompt(made.encoder.prompt(several)) == "c"
+
+
 def test_text_begins_validation_with_the_window_that_the_loader_begins_with(tmp_path: Path) -> None:
     made = StandardLibrary(tokenizer=Byte(), cache_dir=str(tmp_path), seq_len=32)
     made.documents = lambda: iter([("a", "abcdefgh" * 50), ("b", "ijklmnop" * 50)])
@@ -373,16 +383,13 @@ def test_lora_chat_adapts_a_model_and_shows_its_answer_before_and_after(here: Pa
     base = json.loads((here / "base/summary.json").read_text())
     assert summary["validation_loss"] < base["validation_loss"]
     assert summary["trainable_parameters"] < summary["parameters"] - base["parameters"] + 1
-    question = CHATML_QUESTION.format("what is a cat?")
-    assert summary["sample_before"].startswith(question) and summary["sample"].startswith(question)
+    assert summary["sample_before"].startswith("what is a cat? → ")
+    assert summary["sample"].startswith("what is a cat? → ")
     assert summary["sample_before"] != summary["sample"]
     assert "sample at step 0  " in told and "sample before  " in told and "\nsample  " in told
     log = (here / "adapted/train.log").read_text()
     assert "sample at step 0  " in log and "sample before  " in log
     assert (here / "adapted/chat_template.jinja").read_text() == CHATML
-
-
-CHATML_QUESTION = "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_audit_shows_the_rows_that_a_step_saw(here: Path, capsys: Any) -> None:

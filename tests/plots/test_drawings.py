@@ -14,7 +14,7 @@ from txtrain.plots.confusion import draw_confusion, most_confused
 from txtrain.plots.encoding import by_distance, tiles
 from txtrain.plots.guesses import NONE, Guesses
 from txtrain.plots.samples import LINES, WIDTH, Shown, draw_pictures, draw_table, wrapped
-from txtrain.plots.view import Area
+from txtrain.plots.view import Area, in_brackets
 from txtrain.task.base import Example
 
 
@@ -108,3 +108,18 @@ def test_a_picture_is_the_same_array_again():
 
     array = as_array(png(draw))
     assert array.shape == (110, 110, 3) and (array == [255, 0, 0]).all()
+
+
+def test_masked_words_stand_in_brackets_in_their_text():
+    words = [" a", " b", "c", ".", "\ufffd"]
+
+    def decode(ids):
+        return "".join(words[number] for number in ids)
+
+    def shown(*marked):
+        return in_brackets(decode, range(4), [number in marked for number in range(4)])
+
+    assert shown() == " a bc."
+    assert shown(0) == " [a] bc." and shown(2) == " a b[c]." and shown(3) == " a bc[.]"
+    assert shown(1, 2) == " a [bc]." and shown(0, 3) == " [a] bc[.]"
+    assert in_brackets(decode, [], []) == ""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,23 @@ def there(folder, monkeypatch):
 
 def best(run):
     return min(validations(run), key=lambda row: row["loss"])
+
+
+def test_samples_show_masked_words_and_tags_in_their_text():
+    def told(task):
+        [line] = [line for line in Path(task, "train.log").read_text().splitlines() if "sample at step 8  " in line]
+        return line.partition("sample at step 8  ")[2].rpartition("|")[::2]
+
+    for task in ("masked_lm", "masked_pairs"):
+        right, said = told(task)
+        between = [[part.strip() for part in re.split(r"\[[^]]*\]", text)] for text in (right, said)]
+        assert between[0] == between[1] and len(between[0]) > 1, "but for what is in brackets the texts are the same"
+        assert right != said
+    right, said = told("token_classification")
+    for word in right.removesuffix(" …").split():
+        name, _, tag = word.partition("/")
+        assert bool(tag) == name[0].isupper()
+    assert [word.partition("/")[0] for word in said.split()] == [word.partition("/")[0] for word in right.split()]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -325,7 +325,7 @@ def test_predict_and_eval(learned, tmp_path, capsys):
 
 def test_a_sample_is_a_translation(learned, tmp_path, pairs):
     [early, late] = [line for line in (learned / "train.log").read_text().splitlines() if "sample at step" in line]
-    assert re.search(r"sample at step 220  red ship and grey bread\|\w+es \w+ und \w+es \w+$", late)
+    assert re.search(r"sample at step 220  red ship and grey bread → \w+es \w+ und \w+es \w+$", late)
     assert "sample at step 110" in early
 
 

@@ -73,7 +73,7 @@ class Samples(Callback):
         return self.between.join(self.rows[0][1:]) if self.rows and self.rows[0][0] == 0 else None
 
     def on_train_start(self, trainer: Any, task: Any) -> None:
-        self.between = "" if task.writes_text else "|"  # what goes on from its prompt is one text with it
+        self.between = task.between
         if self.before and not trainer.global_step:
             self._write(trainer, task)
 
@@ -106,9 +106,7 @@ class Samples(Callback):
             end_tokens=data.end_tokens,
             generator=torch.Generator().manual_seed(0),
         )
-        opening = data.tokenizer.opening
-        shown = prompt[len(opening) :] if prompt[: len(opening)] == opening else prompt
-        return data.tokenizer.decode(shown), data.tokenizer.decode(list(self._telling(drawn)))
+        return data.shown_prompt(prompt), data.tokenizer.decode(list(self._telling(drawn)))
 
     def _telling(self, drawn: Iterator[int]) -> Iterator[int]:
         """The same tokens; says what is being done once it is clear that it takes a while."""
@@ -129,7 +127,7 @@ class Samples(Callback):
 
     def _report(self, trainer: Trainer) -> None:
         step, prompt, text = self.rows[-1]
-        log.info("sample at step %d  %s|%s", step, one_line(prompt), one_line(text))
+        log.info("sample at step %d  %s%s%s", step, one_line(prompt), self.between or "|", one_line(text))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard | WandB):
                 logger.log_samples(self.rows)

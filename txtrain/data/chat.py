@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -35,6 +35,8 @@ class ChatData(LanguageData):
         packing: rows are documents always.
         base: as in `LanguageData`, without masking.
     """
+
+    between = " → "  # a question and its answer
 
     def __init__(
         self,
@@ -120,6 +122,9 @@ class ChatData(LanguageData):
         batch = self._first_validation()
         answer = int(np.flatnonzero(batch["targets"][0] >= 0)[0])
         return batch["tokens"][0, : answer + 1].tolist()
+
+    def shown_prompt(self, prompt: Sequence[int]) -> str:
+        return self.encoder.question(prompt)
 
     @property
     def end_tokens(self) -> frozenset[int]:

@@ -1,7 +1,7 @@
 """The LightningDataModule of language: text from a source, tokenized once, packed into windows."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class LanguageData(Data):
     """
 
     content = "text"
+    between = ""  # a prompt and what the model writes after it: one text
     alike = ("seq_len", "packing")
 
     def __init__(
@@ -87,6 +88,13 @@ class LanguageData(Data):
         if text:
             return [*self.tokenizer.opening, *self.tokenizer.encode(text)]
         return self._first_validation()["tokens"][0, :PROMPT_TOKENS].tolist()
+
+    def shown_prompt(self, prompt: Sequence[int]) -> str:
+        """A prompt for people to read."""
+        opening = list(self.tokenizer.opening)
+        return self.tokenizer.decode(
+            list(prompt[len(opening) :] if list(prompt[: len(opening)]) == opening else prompt)
+        )
 
     @property
     def end_tokens(self) -> frozenset[int]:

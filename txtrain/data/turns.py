@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 
 # Private characters around what a message must not make a token of, until the text is cut there.
+STAND_INS = ("question 1", "answer 1", "question 2")  # messages of no meaning
 OPEN, CLOSE = "\U000f0000", "\U000f0001"
 
 Ids = NDArray[np.int64]
@@ -82,6 +84,32 @@ class TurnEncoder:
         marked = [self._mark_message(message) for message in messages]
         text = self.template.render(marked, tools=_mark(tools, self._control), add_generation_prompt=True)
         return self._encode_texts([text])[0][0].tolist()
+
+    def question(self, prompt: Sequence[int]) -> str:
+        """What the user says last in a prompt; all of the prompt where the template does not tell."""
+        text = self.core.decode(list(prompt), skip_special_tokens=False)
+        opening, closing = self._around_questions
+        if not opening or opening not in text:
+            return text
+        question = text.rpartition(opening)[2]
+        return (question.partition(closing)[0] if closing else question).strip()
+
+    @cached_property
+    def _around_questions(self) -> tuple[str, str]:
+        """What the template writes before each message of the user, and between the last one and the answer."""
+        roles = ("user", "assistant", "user")
+        messages = [{"role": role, "content": text} for role, text in zip(roles, STAND_INS, strict=True)]
+        try:
+            text = self.template.render(messages, add_generation_prompt=True)
+        except TemplateRefusal:
+            return "", ""
+        parts = re.split("|".join(STAND_INS), text)
+        if len(parts) != len(STAND_INS) + 1:
+            return "", ""
+        first, _, again, closing = parts
+        pairs = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(again), strict=False))
+        opening = "".join(letter for letter, _ in pairs)[::-1]
+        return opening, closing.rstrip()
 
     def encode(self, conversations: Sequence[Conversation]) -> list[Turns]:
         """Each conversation's tokens.

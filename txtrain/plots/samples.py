@@ -1,7 +1,7 @@
 """Samples and what the model says of them, drawn: pictures with two labels each, or a table of texts."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -83,13 +83,8 @@ def _spectrogram(spectrogram: Image, seconds: float) -> "Figure":
 
 def _table(examples: "Sequence[Example]") -> "Figure":
     lines: list[tuple[str, str, str]] = []  # a name, a text, and the colour of both
-    for given, reference, said in examples:
-        color = RIGHT if said == reference else WRONG
-        parts = ([("given", given, "black")] if given else []) + [("right", reference, "black"), ("model", said, color)]
-        for name, text, of_part in parts:
-            for number, line in enumerate(wrapped(text)):
-                lines.append(("" if number else name, line, of_part))
-        lines.append(("", "", "black"))
+    for example in examples:
+        lines += [*_aligned(example), ("", "", "black")] if example.words else [*_told(example), ("", "", "black")]
     height = 0.17 * (len(lines) + 1)
     figure = new_figure(9.0, height)
     figure.set_layout_engine("none")
@@ -98,6 +93,33 @@ def _table(examples: "Sequence[Example]") -> "Figure":
         figure.text(0.02, place, name, fontsize=8, color="gray", va="baseline")
         figure.text(0.09, place, line, fontsize=8, color=color, va="baseline", family="monospace")
     return figure
+
+
+def _told(example: "Example") -> Iterator[tuple[str, str, str]]:
+    color = RIGHT if example.said == example.reference else WRONG
+    given = [("given", example.given, "black")] if example.given else []
+    for name, text, of_part in (*given, ("right", example.reference, "black"), ("model", example.said, color)):
+        for number, line in enumerate(wrapped(text)):
+            yield "" if number else name, line, of_part
+
+
+def _aligned(example: "Example") -> Iterator[tuple[str, str, str]]:
+    """Words with their tags under them, as many lines as there may be."""
+    columns = [[one_line(text)[: WIDTH - 1] for text in word] for word in example.words]
+    rows, used = [list[list[str]]()], 0
+    for column in columns:
+        width = max(map(len, column)) + 1
+        if rows[-1] and used + width > WIDTH:
+            rows.append([])
+            used = 0
+        rows[-1].append([text.ljust(width) for text in column])
+        used += width
+    for number, row in enumerate(rows[: LINES // 3]):
+        text, right, said = ("".join(parts) for parts in zip(*row, strict=True))
+        names = ("", "", "") if number else ("text", "right", "model")
+        yield names[0], text, "black"
+        yield names[1], right, "gray"
+        yield names[2], said, RIGHT if said == right else WRONG
 
 
 def wrapped(text: str) -> list[str]:

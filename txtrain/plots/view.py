@@ -1,11 +1,12 @@
 """How samples are shown: the names of the tokens that a model reads, and the pictures that it sees."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -97,14 +98,15 @@ class TextView(View):
 
     def texts(self, batch: Batch) -> list[str]:
         """The texts, special tokens left out but for those that hide others."""
-        tokenizer, masks = self.data.tokenizer, batch["targets"]
-        hidden = masks != IGNORED if masks.dim() == 2 else batch["tokens"] < 0
-        left_out = sorted(tokenizer.special_ids)
-        texts = []
-        for ids, kept in zip(self._real(batch), hidden.tolist(), strict=True):
-            words = [token for token, keep in zip(ids, kept, strict=False) if keep or token not in left_out]
-            texts.append(tokenizer.decode(words))
-        return texts
+        rows = zip(batch["tokens"], self.shown(batch), strict=True)
+        return [self.data.tokenizer.decode(tokens[kept].tolist()) for tokens, kept in rows]
+
+    def shown(self, batch: Batch) -> Tensor:
+        """Which tokens are no padding, and special only where they hide others (B, T)."""
+        tokens, masks = batch["tokens"], batch["targets"]
+        hidden = masks != IGNORED if masks.dim() == 2 else tokens < 0
+        special = torch.tensor(sorted(self.data.tokenizer.special_ids), device=tokens.device)
+        return batch.get("padding", torch.ones_like(hidden)) & (hidden | ~torch.isin(tokens, special))
 
     def _real(self, batch: Batch) -> list[list[int]]:
         """The tokens of each row that are no padding."""
@@ -190,6 +192,21 @@ def names_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         text = one_line(tokenizer.core.decode([token], skip_special_tokens=False))
         found.append(text.strip()[:LONGEST] or "␣" * bool(text) or str(tokenizer.core.id_to_token(token)))
     return found
+
+
+def in_brackets(decode: Callable[[list[int]], str], tokens: Sequence[int], marked: Sequence[bool]) -> str:
+    """The text of tokens, each run of marked ones in brackets: `The [cat] sat`."""
+    text, done = "", ""
+    ends = [place for place in range(1, len(tokens)) if marked[place] != marked[place - 1]]
+    for end in [*ends, len(tokens)]:
+        whole = decode(list(tokens[:end]))
+        part, done = whole[len(done) :], whole
+        if end and marked[end - 1]:
+            word = part.strip() or part
+            space = part[: part.index(word)] if part else ""
+            part = f"{space}[{word}]{part[len(space) + len(word) :]}"
+        text += part
+    return text
 
 
 def grid_of(model: Any, inputs: Tensor) -> tuple[tuple[int, int], int]:

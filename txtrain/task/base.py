@@ -43,6 +43,7 @@ class Example(NamedTuple):
     given: str
     reference: str
     said: str
+    words: Sequence[tuple[str, str, str]] = ()  # of a text each word, its right tag and what the model says
 
 
 class Task(LightningModule):
@@ -73,6 +74,7 @@ class Task(LightningModule):
     unit: ClassVar[str] = "tokens"  # what the model reads, as speeds and totals count it
     writes_text: ClassVar[bool] = False  # token by token
     takes_prompt: ClassVar[bool] = False  # for the samples that it writes in training
+    between = "|"  # what is given or right and what the model makes of it, where both stand in a line
     told: ClassVar[int] = 1  # samples that a line of the log has room for
     predictor: ClassVar[type[Predictor] | None] = None  # what `txtrain predict` does with its models
     view: ClassVar[type[View]]  # how its samples are shown in pictures
@@ -120,8 +122,8 @@ class Task(LightningModule):
         Every rank must call it.
         """
         found = self.examples(fair_sample(len(self.data.samples("validation")), self.told))
-        right = [f"{given} → {reference}" if given else reference for given, reference, _ in found]
-        return " · ".join(right), " · ".join(said for _, _, said in found)
+        right = [f"{given} → {reference}" if given else reference for given, reference, *_ in found]
+        return " · ".join(right), " · ".join(example.said for example in found)
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:

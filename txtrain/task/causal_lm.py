@@ -27,6 +27,10 @@ class CausalLM(Task):
     counts_targets = True
     view: ClassVar[type[View]] = TextView
 
+    @property
+    def between(self) -> str:  # type: ignore[override]
+        return self.data.between
+
     def logits(self, batch: Batch) -> Tensor:
         return self.model(batch["tokens"], batch.get("positions"), documents=batch.get("documents"))
 
@@ -40,7 +44,8 @@ class CausalLM(Task):
             first = next((place for place, target in enumerate(targets) if target != IGNORED), 0)
             cut = first + 1 if first > len(self.data.tokenizer.opening) else min(SHOWN, (len(tokens) + 1) // 2)
             true = [target for target in targets[cut - 1 : cut - 1 + SHOWN] if target != IGNORED]
-            found.append(Example(*map(self._decode, (tokens[:cut][-SHOWN:], true, self._continue(tokens[:cut])))))
+            given, said = tokens[:cut][-SHOWN:], self._continue(tokens[:cut])
+            found.append(Example(self._decode(given), self._decode(true), self._decode(said)))
         return found
 
     def _continue(self, prompt: list[int]) -> list[int]:

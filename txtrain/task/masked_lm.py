@@ -4,16 +4,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from txtrain.model import EncoderWithHead, EncoderWithPairs
 from txtrain.model.flops import head_flops, trains
 from txtrain.model.head import IGNORED, widest_float
-from txtrain.plots.view import TextView, View
+from txtrain.plots.view import TextView, View, in_brackets
 from txtrain.predict.masked import MaskFiller, PairMaskFiller
 from txtrain.predict.predictor import Predictor
 from txtrain.task.base import Batch, Example, Task
+
+BEFORE, SHOWN = 8, 48  # tokens before the first masked one, and in all, that are shown of a sample
 
 
 class MaskedLM(Task):
@@ -32,15 +35,23 @@ class MaskedLM(Task):
         return self._scores(batch)[0]
 
     def examples(self, index: Sequence[int]) -> list[Example]:
-        """What was masked, token by token."""
-        batch, decode = self.validation_batch(index), self.data.tokenizer.decode
-        guesses = batch["targets"].masked_scatter(batch["targets"] != IGNORED, self.logits(batch).argmax(-1))
+        """Texts around the first masked tokens, with what was masked and what is found there in brackets."""
+        batch = self.validation_batch(index)
+        hidden = batch["targets"] != IGNORED
+        guesses = batch["tokens"].masked_scatter(hidden, self.logits(batch).argmax(-1))
+        true = torch.where(hidden, batch["targets"], batch["tokens"])
+        shown = TextView(self).shown(batch)
         found = []
-        for text, targets, row in zip(TextView(self).texts(batch), batch["targets"], guesses, strict=True):
-            hidden = targets != IGNORED
-            words = [" | ".join(decode([token]).strip() for token in ids[hidden].tolist()) for ids in (targets, row)]
-            found.append(Example(text, *words))
+        for kept, masked, *rows in zip(shown, hidden, true, guesses, strict=True):
+            right, said = (self._excerpt(tokens[kept].tolist(), masked[kept].tolist()) for tokens in rows)
+            found.append(Example("", right, said))
         return found
+
+    def _excerpt(self, tokens: list[int], hidden: list[bool]) -> str:
+        start = max(0, hidden.index(True) - BEFORE) if True in hidden else 0
+        cut = slice(start, start + SHOWN)
+        text = in_brackets(self.data.tokenizer.decode, tokens[cut], hidden[cut])
+        return "… " * (start > 0) + text + " …" * (len(tokens) > start + SHOWN)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, targets = self._scores(batch)

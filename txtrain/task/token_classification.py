@@ -12,6 +12,9 @@ from txtrain.predict.tags import WordTagger
 from txtrain.task.base import Batch, Example, Task
 from txtrain.task.scores import Entities, accuracy, count_confusions, f1, macro_f1
 
+OUTSIDE = "O"  # the tag of words of no entity
+SHOWN = 32  # words of a sample
+
 
 class TokenClassification(Task):
     """One of L tags for each word, by an encoder whose head scores the first token of each word.
@@ -33,13 +36,17 @@ class TokenClassification(Task):
         return self.model(batch["tokens"], padding=batch["padding"])
 
     def examples(self, index: Sequence[int]) -> list[Example]:
-        """The tags of the words, one after the other."""
+        """Words with their tags, and with those that the model gives."""
         batch, labels = self.validation_batch(index), self.data.labels
         guesses, found = self.logits(batch).argmax(-1), []
-        for text, targets, row in zip(TextView(self).texts(batch), batch["targets"], guesses, strict=True):
-            tagged = targets >= 0
-            tags = [" ".join(labels[tag] for tag in tags[tagged].tolist()) for tags in (targets, row)]
-            found.append(Example(text, *tags))
+        for kept, *row in zip(TextView(self).shown(batch), batch["tokens"], batch["targets"], guesses, strict=True):
+            tokens, targets, said = (values[kept].tolist() for values in row)
+            heads = [place for place, target in enumerate(targets) if target >= 0]
+            words = [
+                (self.data.tokenizer.decode(tokens[head:end]).strip(), labels[targets[head]], labels[said[head]])
+                for head, end in zip(heads, [*heads[1:], len(tokens)], strict=True)
+            ]
+            found.append(Example("", _tagged(words, 1), _tagged(words, 2), words))
         return found
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -67,3 +74,9 @@ class TokenClassification(Task):
     def _entities(self) -> Entities | None:
         labels = self.data.labels
         return Entities(labels) if Entities.describe(labels) else None
+
+
+def _tagged(words: Sequence[tuple[str, str, str]], which: int) -> str:
+    """A few words, each with its tag unless that is O, such as `EU/B-ORG rejects`."""
+    shown = [word[0] if word[which] == OUTSIDE else f"{word[0]}/{word[which]}" for word in words[:SHOWN]]
+    return " ".join(shown) + " …" * (len(words) > SHOWN)

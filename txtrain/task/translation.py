@@ -89,6 +89,8 @@ class Translation(Task):
         perplexity = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
         return found | {"perplexity": perplexity} | self.overlap.scores(sums)
 
+    between = " → "
+
     def write_sample(self, prompt: str | None) -> tuple[str, str]:
         data = self.data
         source = prompt or data.references([0])[0][0]
