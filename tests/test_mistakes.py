@@ -13,6 +13,8 @@ TINY += ["logger=none", "trainer.accelerator=cpu", "trainer.max_steps=2", "train
 MISTAKES = {
     "norm=preee": "did you mean norm=pre?",
     "nrom=pre": "norm",
+    "+trainer=[1]": "trainer is one of default",
+    "norm=[true]": "norm=[true] does not exist",
     "lora.rnk=8": "did you mean lora.rank?",
     "lora.rank=eight": "type lora.rank=8",
     "model.dim=36": "such as model.head_dim=10",

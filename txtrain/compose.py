@@ -65,8 +65,8 @@ def compose(arguments: Sequence[str]) -> Composed:
             hydra.main(config_path=str(directory), config_name="train", version_base="1.3")(composed)()
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(explain(error, directory, arguments)) from error
-    except ValueError as error:
-        if str(error).startswith("Config group override"):
+    except (ValueError, TypeError) as error:
+        if str(error).startswith(("Config group override", "argument of type '")):
             raise UserError(_not_a_name(arguments, directory)) from error
         if str(error).startswith(("Only one of --", "The --resolve flag")):
             raise UserError(str(error)) from error
@@ -147,7 +147,7 @@ def _unknown_option(group: str, option: str, names: Sequence[str]) -> str:
 def _not_a_name(arguments: Sequence[str], directory: Path) -> str:
     """For a group that was given a number or null."""
     for argument in arguments:
-        group, _, option = argument.partition("=")
+        group, _, option = argument.lstrip("+").partition("=")
         if group in groups(directory) and option not in (names := options(directory, group)):
             return _unknown_option(group, option, names)
     return "a group takes the name of one of its options (see --help)"
