@@ -126,7 +126,10 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert json.loads((tmp_path / "parts/summary.json").read_text())["state"] == "finished"
 
 
-MEASURED = ("tokens_per_second", "peak_memory_bytes", "wall_seconds")
+MEASURED = (
+    *("tokens_per_second", "peak_memory_bytes", "wall_seconds"),
+    *("preparation_peak_memory_bytes", "preparation_seconds"),
+)
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def train(config: DictConfig, overrides: list[str]) -> float | None:
         trainer, summary = new_trainer(config, parts, strategy, run.path)
 
         seed_everything(config.seed, verbose=False)
-        data.prepare()
+        with summary.preparation:
+            data.prepare()
         if data.sampling:
             data.train_order(data.samples("train"))  # refuses labels that it cannot balance
         parts["loss"].weights = data.class_weights = class_weights(

@@ -15,9 +15,11 @@ import pytest
 import zstandard
 
 from txtrain.data import hub
-from txtrain.data.files import find_files, read_documents
+from txtrain.data.documents import read_documents
+from txtrain.data.files import find_files
 from txtrain.data.files import kind as kind_of
 from txtrain.data.hub import HubText
+from txtrain.data.long_text import parts_of
 from txtrain.data.text import TextFiles
 from txtrain.data.tokenizer import Byte
 from txtrain.errors import UserError
@@ -55,27 +57,7 @@ def test_formats(tmp_path, kind, compression):
     assert list(read_documents(file, "body")) == expected
 
 
-def test_rows_are_streamed_by_datasets(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    real = datasets.IterableDataset.from_parquet
-    streams = []
-
-    def spy(*arguments, **options):
-        streams.append(real(*arguments, **options))
-        return streams[-1]
-
-    monkeypatch.setattr(datasets.IterableDataset, "from_parquet", spy)
-    file = tmp_path / "texts.parquet"
-    file.write_bytes(content(".parquet", "body", tmp_path))
-    assert list(read_documents(file, "body")) == ROWS
-    assert streams
-    assert all(type(stream) is datasets.IterableDataset for stream in streams)
-
-
 def test_rows_need_no_network_no_cache_and_no_word(tmp_path, monkeypatch, capfd):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/proc/nothing")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     asked = []
     for name in ("getaddrinfo", "create_connection"):
@@ -106,7 +88,8 @@ def test_texts_may_look_like_times_and_other_fields_come_late_and_change(tmp_pat
     assert list(read_documents(tmp_path / "times.jsonl", "text")) == ["2020-01-01"] * 2
     rows = [{"text": "a" * (11 << 20), "number": 1}, {"number": "two", "text": "b", "new": {"c": []}}, {"text": "d"}]
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert list(read_documents(tmp_path / "texts.jsonl", "text")) == [row["text"] for row in rows]
+    texts = read_documents(tmp_path / "texts.jsonl", "text")
+    assert ["".join(parts_of(text)) for text in texts] == [row["text"] for row in rows]
 
 
 def test_datasets_is_imported_by_nobody_who_does_without(tmp_path):
@@ -115,7 +98,7 @@ def test_datasets_is_imported_by_nobody_who_does_without(tmp_path):
 import sys
 from pathlib import Path
 import txtrain.data.hub
-from txtrain.data.files import read_documents
+from txtrain.data.documents import read_documents
 from txtrain.data.stdlib import StandardLibrary
 from txtrain.data.tokenizer import Byte
 assert list(read_documents(Path({str(tmp_path / "a.txt")!r}), "text")) == ["x"]
@@ -223,6 +206,19 @@ def test_hub(tmp_path, hub_folder, streaming, monkeypatch):
     assert data.train_tokens + data.validation_tokens == sum(len(f"document {i}") + 1 for i in range(20))
     with pytest.raises(UserError, match=r"data\.field=text is no column.*body"):
         HubText(name=str(hub_folder), tokenizer=Byte(), cache_dir=str(tmp_path / "cache")).prepare()
+
+
+@pytest.mark.parametrize(("value", "kind"), [("1", "int"), ("0.5", "float"), ("", "NoneType"), ("true", "bool")])
+def test_a_field_of_the_hub_that_is_no_text(tmp_path, monkeypatch, value, kind):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "train.csv").write_text(f"text,label\nsome words,{value}\nother words,{value}\n")
+    data = HubText(name=str(folder), field="label", tokenizer=Byte(), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"rows row 1: field label is .*not text: set data\.field to one") as caught:
+        data.prepare()
+    assert kind in str(caught.value)
 
 
 def test_hub_without_a_network(tmp_path, monkeypatch):

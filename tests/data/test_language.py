@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from txtrain.data import cache
+from txtrain.data import language
 from txtrain.data.stdlib import StandardLibrary
 from txtrain.data.text import TextFiles
+from txtrain.data.token_stream import read_counts
 from txtrain.data.tokenizer import BPE, Byte, Char, Pretrained
 from txtrain.errors import UserError
 
@@ -99,7 +100,7 @@ def test_validation_files_of_their_own(folder, tmp_path):
 def test_the_cache_is_used_until_something_changes(folder, tmp_path, monkeypatch):
     first = data(folder, tmp_path, tokenizer=BPE(vocab_size=265))
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write", lambda *_: pytest.fail("tokenized again"))
+        patch.setattr(language, "write", lambda *_: pytest.fail("tokenized again"))
         second = data(folder, tmp_path, tokenizer=BPE(vocab_size=265), seq_len=8, batch_size=3, packing="documents")
     assert first.folder == second.folder
     assert second.tokenizer.encode("document 7") == first.tokenizer.encode("document 7")
@@ -133,6 +134,7 @@ RACER = """
 import sys, time
 from pathlib import Path
 from txtrain.data import cache
+from txtrain.data.token_stream import read_counts, write
 from txtrain.data.tokenizer import BPE
 
 texts = [file.read_text(encoding="utf-8") for file in sorted(Path(sys.argv[1]).iterdir())]
@@ -141,11 +143,11 @@ def build(folder):
     print("writes", flush=True)
     tokenizer = BPE(vocab_size=265)
     tokenizer.fit(texts)
-    cache.write(folder, tokenizer, texts[1:], texts[:1])
+    write(folder, tokenizer, [(text, number == 0) for number, text in enumerate(texts)])
     time.sleep(1)
 
 folder = cache.entry(Path(sys.argv[2]), "entry", build)
-print(folder, cache.read_counts(folder).train_tokens, flush=True)
+print(folder, read_counts(folder).train_tokens, flush=True)
 """
 
 
@@ -167,7 +169,7 @@ def test_of_two_processes_one_writes_and_a_killed_one_leaves_nothing_broken(fold
     assert "".join(outputs).count("writes") == 1
     assert outputs[0].split()[-2:] == outputs[1].split()[-2:]
     assert not list(cache_dir.glob("*.partial*"))
-    counts = cache.read_counts(cache_dir / "entry")
+    counts = read_counts(cache_dir / "entry")
     assert (cache_dir / "entry" / "train.bin").stat().st_size == 2 * (counts.train_tokens + 1)
 
 

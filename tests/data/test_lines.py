@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from txtrain.data.chat import ChatData
-from txtrain.data.files import find_files, read_documents, read_jsonl, read_lines
+from txtrain.data.documents import read_documents
+from txtrain.data.files import find_files, read_jsonl, read_lines
 from txtrain.data.labelled_files import LabelledFiles
 from txtrain.data.pair_files import PairFiles
 from txtrain.data.tables import read_table

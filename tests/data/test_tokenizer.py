@@ -1,5 +1,6 @@
 """Tokenizers: nothing lost, files that other libraries read, and the errors."""
 
+import logging
 import random
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import tokenizers
 
-from txtrain.data import cache
+from txtrain.data import cutting
 from txtrain.data.tokenizer import BPE, END_OF_TEXT, UNKNOWN, Byte, Char, Pretrained
 from txtrain.errors import UserError
 
@@ -97,8 +98,8 @@ def test_cutting_a_long_text_leaves_its_tokens(monkeypatch):
     text = "".join(draw.choice(words) for _ in range(20_000))
     tokenizer = BPE(vocab_size=280)
     tokenizer.fit([text])
-    monkeypatch.setattr(cache, "PIECE", 50)
-    pieces = [piece for piece, _ in cache._pieces(text)]
+    monkeypatch.setattr(cutting, "PIECE", 50)
+    pieces = [piece.text for piece in cutting.pieces(text, tokenizer)]
     assert len(pieces) > 100
     assert "".join(pieces) == text
     assert [token for ids in tokenizer.encode_batch(pieces) for token in ids] == tokenizer.encode(text)
@@ -141,3 +142,18 @@ def test_a_disk_that_is_full_is_an_os_error() -> None:
     tokenizer.fit()
     with pytest.raises(OSError, match="No space left"):
         tokenizer.save("/dev/full")
+
+
+def test_the_vocabulary_fits_a_small_text_unless_its_size_is_typed(caplog, tmp_path):
+    caplog.set_level(logging.INFO, logger="txtrain")
+    small = BPE()
+    small.fit(["one two one two"])
+    assert 257 < small.vocab_size < 300
+    assert f"tokenizer.vocab_size is {small.vocab_size}" in caplog.text
+    with pytest.raises(UserError, match=f"set tokenizer.vocab_size={small.vocab_size} or less"):
+        BPE(vocab_size=4096).fit(["one two one two"])
+    small.save(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match=f"set tokenizer.vocab_size={small.vocab_size} or less"):
+        BPE(vocab_size=4096).load(tmp_path / "tokenizer.json")  # that of the cache, where it was not typed
+    BPE().load(tmp_path / "tokenizer.json")
+    assert BPE().fingerprint() == BPE(vocab_size=4096).fingerprint()

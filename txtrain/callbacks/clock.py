@@ -22,8 +22,12 @@ class Clock:
 
     @property
     def run_seconds(self) -> float:
-        """Since the run began, with all that is no training, and the time before a resume."""
+        """Since the run began, with what is no training but preparing the data, and the time before a resume."""
         return self.seconds_before + time.monotonic() - self._began
+
+    def leave_out(self, seconds: float) -> None:
+        """So many seconds of the past are not the run's."""
+        self._began += seconds
 
     def start(self) -> None:
         if self._since is None:

@@ -3,6 +3,7 @@
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,9 +56,18 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that tensors took on the GPU, or that this process took of main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """Most bytes that tensors took on the GPU, or that this process took of main memory since `forget_peak`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak()
+
+
+def forget_peak() -> None:
+    """The peak of this process begins anew, where the system can do that (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def process_peak() -> int:
+    """Most bytes that this process took of main memory."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux its peak also counts the process that started this one.

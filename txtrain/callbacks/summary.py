@@ -17,6 +17,7 @@ from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.description import describe_run
 from txtrain.callbacks.early_stopping import EarlyStopping
 from txtrain.callbacks.metrics import Metrics, without_nan
+from txtrain.callbacks.preparation import Preparation
 from txtrain.callbacks.samples import Samples
 from txtrain.callbacks.spikes import Spikes
 from txtrain.durations import as_typed
@@ -49,6 +50,7 @@ class Summary(Callback):
         self, *, run_dir: Path, config: Mapping[str, Any], metrics: Metrics, samples: Samples, spikes: Spikes
     ) -> None:
         self.run_dir, self.config, self.metrics, self.samples, self.spikes = run_dir, config, metrics, samples, spikes
+        self.preparation = Preparation(metrics.clock)
         self.origin: dict[str, str] = {}  # lines about where the weights come from, printed first
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +109,7 @@ class Summary(Callback):
         return outcome
 
     def outcome(self, trainer: Trainer, task: Any) -> dict[str, Any]:
-        train, unit = self.metrics.train, self.metrics.unit
+        train, unit, prepared = self.metrics.train, self.metrics.unit, self.preparation.seconds
         validation = {name.removeprefix("validation/"): value for name, value in self.metrics.validation.items()}
         total, trainable = parameter_counts(task.model) if task.model is not None else (None, None)
         return {
@@ -124,6 +126,8 @@ class Summary(Callback):
             "trainable_parameters": trainable,
             "wall_seconds": round(self.metrics.clock.run_seconds, 3),
             "before": {name.removeprefix("validation/"): value for name, value in self.metrics.before.items()} or None,
+            "preparation_peak_memory_bytes": self.preparation.peak_memory,
+            "preparation_seconds": None if prepared is None else round(prepared, 3),
             "sample_before": self.samples.text_before,
             "sample": self.samples.text,
             **task.report(),
@@ -142,11 +146,14 @@ class Summary(Callback):
         if speed in numbers:
             told[speed] = short(numbers[speed])
         if "peak_memory_bytes" in numbers:
-            told["peak_memory"] = f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB"
+            told["peak_memory"] = (
+                f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB{_beside(numbers, 'peak_memory_bytes')}"
+            )
         if "best" in numbers:
             best = numbers["best"]
             told["best"] = f"{best['metric']} {best['value']:.4f} at step {best['step']}"
-        told["time"] = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
+        taken = f"{duration(outcome['wall_seconds'])} for {steps} step{'s' * (steps != 1)}"
+        told["time"] = taken + _beside(numbers, "seconds")
         if "recall_by_label" in outcome:
             lowest = sorted(outcome["recall_by_label"].items(), key=lambda item: item[1])[:LOWEST]
             told["recall, lowest first"] = ", ".join(f"{label} {share:.1%}" for label, share in lowest)
@@ -198,6 +205,14 @@ def side_by_side(before: str, after: str) -> str:
     return "\n".join(
         f"{one:<{COLUMN}} | {'      ' if row else 'after '} {other}".rstrip() for row, (one, other) in rows
     )
+
+
+def _beside(numbers: Mapping[str, Any], name: str) -> str:
+    """What preparing the data took, beside what training took."""
+    taken = numbers.get(f"preparation_{name}")
+    if taken is None:
+        return ""
+    return f"; preparing the data {f'{taken / 2**20:,.0f} MiB' if 'memory' in name else duration(taken)}"
 
 
 def command_to_go_on(run_dir: Path, longer: str | None = None) -> str:

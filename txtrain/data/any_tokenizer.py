@@ -6,9 +6,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from txtrain.data.special import DecoderTokens
 from txtrain.data.template import ChatTemplate
@@ -38,6 +40,7 @@ class Tokenizer(ABC):
 
     sample_characters: int | None = None  # how much text `fit` wants to see; None is all of it
     learns: ClassVar[bool] = True  # something from text
+    cuts_anywhere: ClassVar[bool] = False  # whether a text gives the same tokens in any two pieces
     add_bos: bool | None = None  # whether documents begin with what the tokenizer's file sets before a text
 
     def __init__(self) -> None:
@@ -148,6 +151,10 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, on all cores, without special tokens: `<|endoftext|>` in a text is spelt out."""
         return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def id_arrays(self, texts: list[str]) -> list[NDArray[np.integer[Any]]]:
+        """The ids of `encode_batch` as arrays."""
+        return [np.array(ids, dtype=np.int64) for ids in self.encode_batch(texts)]
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]

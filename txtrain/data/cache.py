@@ -17,9 +17,8 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -28,7 +27,6 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from txtrain.data import seal
 from txtrain.data.progress import Progress
@@ -37,25 +35,9 @@ from txtrain.data.tokenizer import Tokenizer
 from txtrain.errors import UserError
 
 VERSION = 1  # raise it when the same fingerprint would give other files
-CHUNK = 4_000_000  # characters encoded at a time, on all cores
-PIECE = 500_000  # longer documents are cut at line ends
 BLOCK = 1 << 20  # tokens that are checked at a time
 
-_LINE_END = re.compile(r"(?<=\S\n)(?=\S)")
-
 log = logging.getLogger(__name__)
-
-
-class Counts(BaseModel):
-    """`tokens.json`; `tokens` are those that are predicted: the first end of text and what opens documents are not."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    dtype: Literal["uint16", "uint32"]
-    train_tokens: NonNegativeInt
-    train_bytes: NonNegativeInt
-    validation_tokens: NonNegativeInt
-    validation_bytes: NonNegativeInt
 
 
 def fingerprint(**parts: Any) -> str:
@@ -213,35 +195,9 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def write(
-    folder: Path,
-    tokenizer: Tokenizer,
-    train: Iterable[str],
-    validation: Iterable[str],
-    opening: Sequence[int] = (),
-) -> None:
-    """Fill an entry, of documents that begin with these tokens."""
-    dtype = token_type(tokenizer)
-    train_tokens, train_bytes = _write_split(folder / "train.bin", tokenizer, dtype, train, opening)
-    validation_tokens, validation_bytes = _write_split(folder / "validation.bin", tokenizer, dtype, validation, opening)
-    counts = Counts(
-        dtype=dtype,
-        train_tokens=train_tokens,
-        train_bytes=train_bytes,
-        validation_tokens=validation_tokens,
-        validation_bytes=validation_bytes,
-    )
-    tokenizer.save(folder / "tokenizer.json")
-    (folder / "tokens.json").write_text(json.dumps(counts.model_dump()))
-
-
 def token_type(tokenizer: Tokenizer) -> Literal["uint16", "uint32"]:
     """What a token takes on the disk."""
     return "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-
-
-def read_counts(folder: Path) -> Counts:
-    return seal.read_record(folder / "tokens.json", Counts)
 
 
 def check_tokens(path: Path, dtype: Any, tokenizer: Tokenizer, *, tokens: int, field: str | None = None) -> None:
@@ -288,49 +244,3 @@ def check_ends(name: str, ends: NDArray[Any], *, last: int) -> None:
     """Refuses places in a file that go back, or beyond its end."""
     if not len(ends) or ends[0] != 0 or ends[-1] != last or (np.diff(ends) < 0).any():
         raise Damaged(f"{name} names places that are not in the file of {last} tokens")
-
-
-def _write_split(
-    path: Path, tokenizer: Tokenizer, dtype: str, texts: Iterable[str], opening: Sequence[int]
-) -> tuple[int, int]:
-    """Write the stream of a split; its tokens and the bytes of its text."""
-    end = tokenizer.end_of_text
-    before = [token for token in opening if token != end]  # the end of one document opens the next
-    tokens, size, fresh = 0, 0, True
-    with path.open("wb") as file:
-        np.array([end], dtype=dtype).tofile(file)
-        for chunk in _chunks(texts):
-            pieces = [(piece, last) for text in chunk for piece, last in _pieces(text)]
-            encoded = tokenizer.encode_batch([piece for piece, _ in pieces])
-            for ids, (piece, last) in zip(encoded, pieces, strict=True):
-                ids = [*ids, end] if last else ids
-                np.array([*before, *ids] if fresh else ids, dtype=dtype).tofile(file)
-                tokens, fresh = tokens + len(ids), last
-                size += len(piece.encode())
-    return tokens, size
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of texts, of at least `CHUNK` characters but for the last."""
-    chunk: list[str] = []
-    length = 0
-    for text in texts:
-        chunk.append(text)
-        length += len(text)
-        if length >= CHUNK:
-            yield chunk
-            chunk, length = [], 0
-    if chunk:
-        yield chunk
-
-
-def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """A text cut into pieces, each with whether it is the last.
-
-    A cut lies after a lone line end, where byte-level tokenizers begin a new word anyway: the tokens stay the same.
-    """
-    start = 0
-    while (cut := _LINE_END.search(text, start + PIECE)) is not None:
-        yield text[start : cut.start()], False
-        start = cut.start()
-    yield text[start:], True

@@ -1,22 +1,19 @@
-"""Files of text: finding them, and reading the documents in them."""
+"""Files of text: finding them, and reading their lines."""
 
 import gzip
 import io
 import os
 import re
-import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from glob import glob
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from txtrain.data.lines import MARK, decode, parse_json, split_lines
+from txtrain.data.lines import MARK, Line, decode, parse_json, split_lines
 from txtrain.errors import UserError
 
 DOCUMENTS = (".txt", ".md", ".jsonl", ".parquet")
@@ -104,28 +101,26 @@ def walk(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_documents(file: Path, field: str) -> Iterator[str]:
-    """Documents of a file: a line of .jsonl, a row of .parquet, otherwise the whole file."""
-    with readable(file):
-        if kind(file) == ".jsonl":
-            for place, content in _read_jsonl(file):
-                yield _field(content, field, place)
-        elif kind(file) == ".parquet":
-            yield from _read_parquet(file, field)
-        else:
-            yield _read_text(file)
-
-
 def read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
     """The JSON of each line that is not empty, and where it is, in words."""
-    with readable(file):
-        yield from _read_jsonl(file)
+    # Not through `datasets`: its JSON builder guesses types from the first 10 MB, so that it fails where any field
+    # first appears or changes its type after them, and its text builder ends lines at a lone "\r" too.
+    for place, line in json_lines(file):
+        yield place, parse_json(line, place)
+
+
+def json_lines(file: Path) -> Iterator[tuple[str, Line]]:
+    """Each line that is not empty, and where it is, in words."""
+    with readable(file), open_file(file) as stream:
+        for number, line in split_lines(stream, file):
+            if line and not line.isspace():
+                yield f"{file} line {number}", line
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, str]]:
     """Where each line of a text is, in words, and the line."""
     with readable(file), open_file(file) as stream:
-        for number, line in split_lines(stream):
+        for number, line in split_lines(stream, file):
             place = f"{file} line {number}"
             yield place, decode(line, place)
 
@@ -164,64 +159,3 @@ def open_file(file: Path) -> BinaryIO:
     if file.suffix == ".zst":
         return io.BufferedReader(zstandard.open(file, "rb"))
     return file.open("rb")
-
-
-def _read_text(file: Path) -> str:
-    # Not through `datasets`: its text builder turns "\r\n" and "\r" into "\n", whatever its options.
-    with open_file(file) as stream:
-        text = stream.read().removeprefix(MARK).decode("utf-8")
-    if "\0" in text:
-        raise UserError(f"{file} is binary, not text (a zero at character {text.index(chr(0))}): give a text file")
-    return text
-
-
-def _read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
-    # Not through `datasets`: its JSON builder guesses types from the first 10 MB, so that it fails where any field
-    # first appears or changes its type after them, and its text builder ends lines at a lone "\r" too.
-    with open_file(file) as stream:
-        for number, line in split_lines(stream):
-            if line.strip():
-                place = f"{file} line {number}"
-                yield place, parse_json(line, place)
-
-
-def _read_parquet(file: Path, field: str) -> Iterator[str]:
-    with _dataset(file) as rows:
-        names = rows().column_names
-        if field not in names:
-            _field(dict.fromkeys(names), field, str(file))
-        for number, row in enumerate(rows(columns=[field], batch_size=1000), start=1):
-            yield _field(row, field, f"{file} row {number}")
-
-
-@contextmanager
-def _dataset(file: Path) -> Iterator[Callable[..., Any]]:
-    """Makes streaming data sets of a Parquet file. Unlike `load_dataset` this asks no server to count the use."""
-    import datasets  # here, since it takes seconds and the other sources do without
-
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, a UserError says
-    with TemporaryDirectory(prefix="txtrain-") as folder:  # for a lock file, and a name that is no pattern or URL
-        path = Path(folder, f"file{kind(file)}")
-        if file.suffix in COMPRESSED:
-            # Parquet is read from its end, so it cannot be unpacked as it is read.
-            with open_file(file) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        else:
-            path.symlink_to(file.absolute())
-        yield partial(datasets.IterableDataset.from_parquet, str(path), cache_dir=folder)
-
-
-def _field(row: Any, field: str, place: str) -> str:
-    if not isinstance(row, dict):
-        raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
-    if field not in row:
-        raise UserError(f"{place} has no field {field}: set data.field to one of {', '.join(map(str, row))}")
-    text = row[field]
-    if not isinstance(text, str):
-        raise UserError(f"{place}: field {field} is {type(text).__name__}, not text: set data.field to one that is")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = f"\\u{ord(text[error.start]):x}"
-        raise UserError(f"{place}: field {field} has {code} alone, half of a character: remove it") from None
-    return text

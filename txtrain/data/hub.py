@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from txtrain.data.documents import text_of
 from txtrain.data.language import LanguageData
 from txtrain.data.split import Document
 from txtrain.errors import UserError
@@ -141,8 +142,9 @@ class HubText(LanguageData):
         return self.source.identity(self.field)
 
     def documents(self) -> Iterator[Document]:
-        for row in self.source.read(field=self.field):
-            yield row[self.field], row[self.field]
+        for number, row in enumerate(self.source.read(field=self.field), start=1):
+            text = text_of(row, self.field, f"{self.source.name} row {number}")
+            yield text, text
 
     def _named(self) -> str:
         return f"data.name={self.source.name}"

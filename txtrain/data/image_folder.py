@@ -89,7 +89,12 @@ class ImageFolder(ImageData):
         return whole
 
     def image(self, entry: Entry) -> "Image":
-        return read_image(entry.place)
+        try:
+            return read_image(entry.place)
+        except (OSError, SyntaxError, ValueError):
+            if reason := self._why(entry.place):
+                raise UserError(f"{entry.place} cannot be read any more ({reason}): restore it") from None
+            raise
 
     def left_out(self) -> dict[str, str]:
         bad = self.bad

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,12 @@ from txtrain.data.base import Data, Origin, check_least
 from txtrain.data.masked import MaskedWindows, Masking
 from txtrain.data.order import permute
 from txtrain.data.packing import Windows
+from txtrain.data.progress import Progress
 from txtrain.data.rows import RowWindows
 from txtrain.data.seal import Damaged
 from txtrain.data.split import Document, Split
 from txtrain.data.template import ChatTemplate
+from txtrain.data.token_stream import read_counts, write
 from txtrain.errors import UserError
 from txtrain.printable import short
 
@@ -190,7 +193,7 @@ class LanguageData(Data):
         """Work with an entry of the cache."""
         self.folder = folder
         self.tokenizer.load(folder / "tokenizer.json")
-        counts = cache.read_counts(folder)
+        counts = read_counts(folder)
         self.dtype = counts.dtype
         self.train_tokens = counts.train_tokens
         self.validation_tokens = counts.validation_tokens
@@ -201,13 +204,10 @@ class LanguageData(Data):
         split = Split.of(self.documents(), fraction=0.0 if apart is not None else self.validation_fraction)
         if not split.lengths.sum():
             raise UserError(f"{self._named()} holds no text: give some")
-        self.tokenizer.fit(split.sample(self.documents(), self.tokenizer.sample_characters))
-        train = split.texts(self.documents(), validation=False)
-        if apart is None:
-            validation = split.texts(self.documents(), validation=True)
-        else:
-            validation = (text for _, text in apart)
-        cache.write(folder, self.tokenizer, train, validation, self._opening)
+        with Progress("learning the tokenizer"):
+            self.tokenizer.fit(split.sample(self.documents(), self.tokenizer.sample_characters))
+        texts = chain(split.sides(self.documents()), ((text, True) for _, text in apart or ()))
+        write(folder, self.tokenizer, texts, self._opening, characters=None if apart else int(split.lengths.sum()))
 
     @property
     def _opening(self) -> list[int]:

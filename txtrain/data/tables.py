@@ -1,18 +1,17 @@
 """Tables: rows with named columns, from .jsonl, .csv and .tsv."""
 
-import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from txtrain.data import files
-from txtrain.data.lines import decode, split_lines, whole_lines
+from txtrain.data.csv_rows import split_csv
+from txtrain.data.lines import Line, decode, split_lines, whole_lines
+from txtrain.data.long_text import Text, text_in
 from txtrain.errors import UserError
 
 KINDS = (".jsonl", ".csv", ".tsv")
-
-csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB that the module allows
 
 
 def find_tables(paths: str | list[str], key: str = "data.path") -> list[Path]:
@@ -39,9 +38,33 @@ def read_table(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise UserError(f"{place} is {type(row).__name__}, not an object: give one JSON object per line")
             yield place, row
         return
+    for place, names, row in _read_rows(file):
+        yield place, {name: decode(cell, place) for name, cell in zip(names, row, strict=True)}
+
+
+def read_column(file: Path, field: str) -> Iterator[tuple[str, Text]]:
+    """One column of a .csv or .tsv file, and where each row is, in words.
+
+    Raises:
+        UserError: a row has other columns than the first line names, or that names no such column.
+    """
+    for place, names, row in _read_rows(file):
+        if field not in names:
+            raise UserError(f"{file} has no column {field}: set data.field to one of {', '.join(names)}")
+        yield place, text_in(row[names.index(field)], place)
+
+
+def _read_rows(file: Path) -> Iterator[tuple[str, list[str], list[Line]]]:
+    """Where each row of .csv or .tsv is, in words, the names of the columns, and its fields."""
     with files.readable(file), files.open_file(file) as stream:
-        rows = _split(stream, file) if files.kind(file) == ".tsv" else _unquote(stream, file)
-        _, names = next(rows, ("", []))
+        if files.kind(file) == ".tsv":
+            rows: Iterator[tuple[str, list[Line]]] = (
+                (f"{file} line {number}", list(line.split(b"\t"))) for number, line in split_lines(stream, file) if line
+            )
+        else:
+            rows = split_csv(whole_lines(stream, file), file)
+        place, first = next(rows, ("", []))
+        names = [decode(name, place) for name in first]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"{file} has the column {twice} twice: give each column another name in its first line")
         for place, row in rows:
@@ -50,27 +73,10 @@ def read_table(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     f"{place} has {len(row)} columns and the first line has {len(names)}, {', '.join(names)}: "
                     "give each line the same"
                 )
-            yield place, dict(zip(names, row, strict=True))
-
-
-def _split(stream: Iterable[bytes], file: Path) -> Iterator[tuple[str, Sequence[str]]]:
-    """Columns between tabs."""
-    for number, line in split_lines(stream):
-        if line:
-            place = f"{file} line {number}"
-            yield place, decode(line, place).split("\t")
-
-
-def _unquote(stream: Iterable[bytes], file: Path) -> Iterator[tuple[str, Sequence[str]]]:
-    """Columns between commas."""
-    lines = enumerate(whole_lines(stream), start=1)
-    reader = csv.reader((decode(line, f"{file} line {number}") for number, line in lines), strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield f"{file} line {reader.line_num}", row
-    except csv.Error as error:
-        raise UserError(f"{file} line {reader.line_num} cannot be read ({error}): give a whole table") from None
+            yield place, names, row
+            for cell in row:
+                if isinstance(cell, bytearray):  # it may be long, and nobody needs it when the next row is read
+                    cell.clear()
 
 
 def text_field(row: Mapping[str, Any], field: str, key: str, place: str) -> str:

@@ -4,11 +4,14 @@ Each is a `tokenizers.Tokenizer` inside, so each saves one file that the `tokeni
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from txtrain.data import marian
@@ -21,21 +24,25 @@ from txtrain.errors import UserError
 __all__ = ["BPE", "END_OF_TEXT", "NAMES", "ROLES", "TARGET_FILE", "Byte", "Char", "Pretrained", "Role", "Tokenizer"]
 
 TARGET_FILE = "target_tokenizer.json"  # beside tokenizer.json, where sources and targets have one each
+SIZE = 4096  # tokens of a BPE, unless the user says
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+log = logging.getLogger(__name__)
 
 
 class BPE(Tokenizer):
     """Byte-level byte-pair encoding as in GPT-2 (https://arxiv.org/abs/1508.07909), lossless on any text.
 
     Args:
-        vocab_size: number of tokens: 256 bytes, the end of text, and merges.
+        vocab_size: number of tokens: 256 bytes, the end of text, and merges. Default: `SIZE`, or fewer where the text
+            allows no more.
     """
 
     sample_characters = 3_000_000  # merges hardly change beyond this, and it takes two seconds
 
-    def __init__(self, *, vocab_size: int = 4096) -> None:
+    def __init__(self, *, vocab_size: int | None = None) -> None:
         super().__init__()
-        self._size = vocab_size
+        self._size, self._fits = SIZE if vocab_size is None else vocab_size, vocab_size is None
 
     def fit(self, texts: Iterable[str]) -> None:
         least = 256 + len(self._new_tokens())
@@ -55,13 +62,18 @@ class BPE(Tokenizer):
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         core.train_from_iterator(first_texts(texts, self.sample_characters), trainer)
+        self.adopt(core, END_OF_TEXT)
+        if self.vocab_size < self._size:
+            log.info("tokenizer.vocab_size is %d, which is what the training text allows.", self.vocab_size)
+
+    def adopt(self, core: tokenizers.Tokenizer, end_of_text: str) -> None:
         reached = core.get_vocab_size()
-        if reached < self._size:
+        if reached < self._size and not self._fits:  # also of one in the cache, which was not typed
             raise UserError(
                 f"tokenizer.vocab_size={self._size} is more than the training text allows: "
                 f"set tokenizer.vocab_size={reached} or less, or give more text"
             )
-        self.adopt(core, END_OF_TEXT)
+        super().adopt(core, end_of_text)
 
     def fingerprint(self) -> str:
         made = f"bpe vocab_size={self._size} sample={self.sample_characters} tokenizers={tokenizers.__version__}"
@@ -72,6 +84,7 @@ class Byte(Tokenizer):
     """One token per byte of UTF-8, whose id is the byte's value, and 256 for the end of text."""
 
     learns: ClassVar[bool] = False
+    cuts_anywhere: ClassVar[bool] = True
 
     def fit(self, texts: Iterable[str] = ()) -> None:
         letters = byte_letters()
@@ -84,12 +97,17 @@ class Byte(Tokenizer):
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
+    def id_arrays(self, texts: list[str]) -> list[NDArray[np.integer[Any]]]:
+        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
+
     def fingerprint(self) -> str:
         return "byte" + self._named_roles()
 
 
 class Char(Tokenizer):
     """One token per character of the training split; any other character becomes the replacement character U+FFFD."""
+
+    cuts_anywhere: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def read_prompts(path: str, *, chat: bool, system: str | None = None) -> Iterato
     file = Path(path).expanduser()
     try:
         with open_file(file) as stream:
-            raw = [(f"{path} line {number}", line) for number, line in split_lines(stream)]
+            raw = [(f"{path} line {number}", line) for number, line in split_lines(stream, path)]
     except READING_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--file {path} cannot be read ({reason}): give .txt or .jsonl") from None

@@ -1,0 +1,42 @@
+"""Text of any size and kind is prepared in the same memory."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "scale.py"
+MOST = 600  # MB above the bare process
+
+
+def above(folder: Path, size: int, *options: str) -> int:
+    """MB above the bare process that it takes to prepare so many MB."""
+    command = [sys.executable, str(SCRIPT), "--size", f"{size}MB", "--steps", "0", "--folder", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(re.search(r"prepared: (\d+) MB above", done.stdout)[1])
+
+
+def check(folder: Path, *options: str) -> None:
+    one, three = (above(folder / str(size), size, *options) for size in (100, 300))
+    assert max(one, three) <= MOST
+    assert three == pytest.approx(one, rel=0.1)
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("txt", "one"), ("jsonl", "many")])
+def test_three_times_the_text_takes_the_same_memory(tmp_path, kind, lines):
+    check(tmp_path, "--kind", kind, "--lines", lines, "--tokenizer", "byte")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("tokenizer", ["bpe", "byte"])
+@pytest.mark.parametrize("lines", ["many", "one"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_every_kind(tmp_path, kind, lines, tokenizer):
+    check(tmp_path, "--kind", kind, "--lines", lines, "--tokenizer", tokenizer)
+
+
+@pytest.mark.heavy
+def test_many_files(tmp_path):
+    check(tmp_path, "--kind", "txt", "--files", "20000", "--tokenizer", "bpe")
