@@ -39,6 +39,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["norm"], "'norm' is no override: type key=value"),
         (["name=a=b"], "name=a=b has signs that Hydra's grammar takes to mean something: type \"name='a=b'\""),
         (["--norm", "pre"], "--norm is no flag: options are typed without dashes, such as norm=pre (see --help)"),
+        (["--seed=1"], "--seed=1 is no flag: options are typed without dashes, such as seed=1; in a sweep of W&B the "),
         (["--cfg", "all-of-it"], "argument --cfg/-c: invalid choice: 'all-of-it'"),
         (["-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
         (["seed=${nothing}"], "seed cannot be resolved (Interpolation key 'nothing' not found): type seed=VALUE"),

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from txtrain.cli import configure, main
 from txtrain.compose import compose
-from txtrain.config import config_directory, options
+from txtrain.config import config_directory, options, saved_config
 
 SMALL = ["data=text", "tokenizer=char", "model.dim=16", "model.num_layers=1", "model.num_heads=2", "data.seq_len=16"]
 SMALL += ["data.batch_size=4", "logger=none", "trainer.accelerator=cpu", "samples.length=0"]
@@ -47,3 +48,38 @@ def test_a_run_from_before_keeps_what_its_config_has(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", f"resume={run}", "encoding=sinusoidal", "trainer.max_steps=2"]) == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["embedding"]["scale"] is False
+
+
+@pytest.mark.parametrize(
+    "typed, said, filled",
+    [
+        ([], {}, ("gpt", None, [])),
+        ([], {"PROJECT": "p", "ENTITY": "e", "TAGS": "a,b"}, ("p", "e", ["a", "b"])),
+        (["logger.project=mine", "logger.tags=[c]"], {"PROJECT": "p", "TAGS": "a"}, ("mine", None, ["c"])),
+        (["logger.project=gpt"], {"PROJECT": "p"}, ("gpt", None, [])),
+        (["logger=[csv,wandb]", "name=x"], {"PROJECT": ""}, ("x", None, [])),
+    ],
+)
+def test_where_a_run_goes_in_wandb(
+    typed: list[str], said: dict[str, str], filled: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PROJECT", "ENTITY", "TAGS"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    composed = compose(typed)
+    assert composed.config is not None
+    logger = configure(composed.config, composed.overrides).logger
+    assert (logger.project, logger.entity, logger.tags) == filled
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard", "none"])
+def test_a_run_from_before_keeps_its_logger(name: str, tmp_path: Path) -> None:
+    """Each had a function of its own."""
+    composed = compose([*SMALL, "data.path=text.txt"]).config
+    assert composed is not None
+    composed.logger = {"_target_": f"txtrain.logger.{name}", "_partial_": True}
+    OmegaConf.save(composed, tmp_path / "config.yaml")
+    logger = saved_config(tmp_path).logger
+    assert logger._target_ == "txtrain.logger.chosen"
+    assert [key for key in logger if not key.startswith("_")] == ([] if name == "none" else [name])

@@ -1,5 +1,7 @@
 """Where a run reports to."""
 
+import csv
+import json
 import logging
 import os
 import socket
@@ -17,7 +19,7 @@ from tests.callbacks.tiny import Run
 from tests.offline_wandb import read
 from txtrain import logger as loggers
 from txtrain.errors import UserError
-from txtrain.logger import choose_mode, close_loggers, none, setup_logging, tensorboard, wandb
+from txtrain.logger import choose_mode, chosen, close_loggers, setup_logging
 from txtrain.saving import find_checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_wandb_account")
@@ -32,7 +34,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def start(run_dir: Path, **settings: Any) -> list[Logger]:
-    return wandb(run_dir=run_dir, name="gpt", config=CONFIG, group="sweep 1", job="norm=pre", **settings)
+    return chosen(run_dir=run_dir, name="gpt", config=CONFIG, group="sweep 1", job="norm=pre", wandb=True, **settings)
 
 
 def segments(run_dir: Path) -> list[Path]:
@@ -48,6 +50,9 @@ def segments(run_dir: Path) -> list[Path]:
         ({"WANDB_MODE": "online"}, "online"),
         ({"WANDB_MODE": "dryrun"}, "offline"),
         ({"WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "disabled"),
+        ({"WANDB_DISABLED": "False", "WANDB_API_KEY": "k"}, "online"),
+        ({"WANDB_DISABLED": "", "WANDB_MODE": ""}, "offline"),
     ],
 )
 def test_online_only_with_a_key_or_on_request(environment: dict[str, str], mode: str) -> None:
@@ -63,6 +68,8 @@ def test_a_key_in_netrc_counts_for_its_host(tmp_path: Path) -> None:
 def test_a_mode_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match=r"^WANDB_MODE is onlin: set it to online, offline or disabled"):
         choose_mode({"WANDB_MODE": "onlin"})
+    with pytest.raises(UserError, match=r"^WANDB_DISABLED is maybe: set it to true or false"):
+        choose_mode({"WANDB_DISABLED": "maybe"})
 
 
 def test_a_run_without_a_key_is_logged_offline_whole(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -128,10 +135,74 @@ def test_disabled_writes_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch)
     assert not segments(run_dir)
 
 
+def test_what_the_environment_says_is_used(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as nothing was typed: the project and the like of a config are filled in before."""
+    said = {"RUN_ID": "mine", "NAME": "my name", "RUN_GROUP": "ours", "NOTES": "n", "PROJECT": "p"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    made = chosen(run_dir=run_dir, name="gpt", config=CONFIG, wandb=True, project="p")
+    close_loggers(Run(run_dir, max_steps=2, loggers=made).fit().trainer.loggers)
+    found = read(segments(run_dir)[0])
+    assert (found.id, found.name, found.group, found.project) == ("mine", "my name", "ours", "p")
+    assert (run_dir / "wandb_id").read_text() == "mine"
+
+
+def test_what_is_overruled_of_the_environment_is_told(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {"RUN_ID": "mine", "NAME": "n", "RUN_GROUP": "g", "PROJECT": "p", "ENTITY": "e", "TAGS": "a,b", "DIR": "/d"}
+    for name, value in (said | {"RESUME": "must", "CONSOLE": "wrap", "SILENT": "1"}).items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    logger = start(run_dir, project="mine", entity="me", tags=["a"])  # a job of a sweep
+    logger[0].log_metrics({"train/loss": 1.0}, step=1)
+    close_loggers(logger)
+    found = read(segments(run_dir)[0])
+    assert (found.name, found.project, found.group) == ("norm=pre", "mine", "sweep 1")
+    assert found.id == (run_dir / "wandb_id").read_text() != "mine"
+    told = "WANDB_PROJECT=p (mine), WANDB_ENTITY=e (me), WANDB_TAGS=a,b (a), WANDB_NAME=n (norm=pre), "
+    told += f"WANDB_RUN_ID=mine ({found.id}), WANDB_RUN_GROUP=g (sweep 1), WANDB_DIR=/d ({run_dir}), "
+    told += "WANDB_CONSOLE=wrap (off), WANDB_RESUME=must (allow)"
+    assert [line for line in caplog.messages if line.startswith("W&B: overruled")] == [
+        f"W&B: overruled of the environment, with what holds instead: {told}"
+    ]
+
+
+def test_the_run_of_an_agent_is_the_run(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep of W&B gives its jobs their ids; what goes on outside of it goes on as that run."""
+    caplog.set_level(logging.INFO)
+    agent = {"WANDB_SWEEP_ID": "swp12345", "WANDB_RUN_ID": "agentrun", "WANDB_PROJECT": "swept"}
+    for max_steps in (2, 4):
+        for name, value in agent.items():
+            monkeypatch.setenv(name, value) if max_steps == 2 else monkeypatch.delenv(name)
+        made = chosen(run_dir=run_dir, name="gpt", config=CONFIG, wandb=True, project="swept")
+        close_loggers(Run(run_dir, max_steps=max_steps, loggers=made).fit(find_checkpoint(run_dir)).trainer.loggers)
+        import wandb
+
+        wandb.teardown()
+    first, second = map(read, segments(run_dir))
+    assert first.id == second.id == "agentrun" == (run_dir / "wandb_id").read_text()
+    assert first.project == second.project == "swept"
+    assert [[row["_step"] for row in segment.history] for segment in (first, second)] == [[1, 2], [3, 4]]
+    assert f"wandb sync {segments(run_dir)[0].parent} {segments(run_dir)[1].parent}" in caplog.messages[-1]
+    assert "overruled" not in caplog.text
+    assert "wandb:" not in "".join(capfd.readouterr())
+
+
+def test_a_table_has_a_line_for_each_row(run_dir: Path) -> None:
+    made = chosen(run_dir=run_dir, name="gpt", config=CONFIG, csv=True)
+    run = Run(run_dir, max_steps=4, validate=2, loggers=made).fit()
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    table = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
+    assert [{name: float(value) for name, value in line.items() if value} for line in table] == rows
+    assert run.trainer.loggers[0].name == "csv"
+
+
 def test_tensorboard_files_hold_metrics_and_samples(run_dir: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    made = tensorboard(run_dir=run_dir, name="gpt", config=CONFIG)
+    made = chosen(run_dir=run_dir, name="gpt", config=CONFIG, tensorboard=True)
     close_loggers(Run(run_dir, max_steps=4, validate=4, loggers=made).fit().trainer.loggers)
     events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
@@ -140,7 +211,7 @@ def test_tensorboard_files_hold_metrics_and_samples(run_dir: Path) -> None:
 
 
 def test_no_logger() -> None:
-    assert none(run_dir=Path("run"), name="gpt", config=CONFIG) == []
+    assert chosen(run_dir=Path("run"), name="gpt", config=CONFIG) == []
 
 
 @pytest.fixture

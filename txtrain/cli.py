@@ -40,9 +40,12 @@ def train(arguments: Sequence[str]) -> int:
     from txtrain.trust import read_trust
 
     launch = find_launch()
-    if launch.starter != "python" and {"-m", "--multirun"} & set(arguments):
-        raise UserError(f"{launch.starter} starts the processes of one run, not a sweep: type python train.py -m")
     with launch.first_tells():
+        if {"-m", "--multirun"} & set(arguments):
+            if launch.starter != "python":
+                raise UserError(f"{launch.starter} starts the processes of one run, no sweep: type python train.py -m")
+            if os.environ.get("WANDB_SWEEP_ID"):
+                raise UserError("wandb agent starts one run at a time: leave out -m in the command of its sweep")
         with launch.mistakes_once():
             trust(read_trust(arguments))
             composed = compose(arguments)
@@ -84,7 +87,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     from omegaconf import OmegaConf
 
     from txtrain.config import check, check_scalars, find_run, literal, resume_config, saved_config, to_plain
-    from txtrain.implied import fill_implied
+    from txtrain.implied import fill_implied, fill_stated
     from txtrain.launch import find_launch
     from txtrain.mixtures import spread
     from txtrain.run import RunDirectory
@@ -93,6 +96,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     OmegaConf.update(config, "trust", trusted(), force_add=True)  # for people to read only
     check_scalars(config)
     fill_implied(config)
+    fill_stated(config, overrides)
     first = RunDirectory.of_first()
     if first:
         config.run_dir = str(first.path)

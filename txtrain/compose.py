@@ -96,7 +96,10 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     if unknown:
         name, _, value = unknown[0].lstrip("-").replace("-", "_").partition("=")
         typed = f"{MEANINGS[name]}={value or 'VALUE'}" if name in MEANINGS else "norm=pre"
-        raise UserError(f"{unknown[0]} is no flag: options are typed without dashes, such as {typed} (see --help)")
+        swept = "; in a sweep of W&B the command ends with ${args_no_hyphens}" if value else ""
+        raise UserError(
+            f"{unknown[0]} is no flag: options are typed without dashes, such as {typed}{swept} (see --help)"
+        )
     for name, flag in (("config_name", "--config-name"), ("config_path", "--config-path")):
         if getattr(known, name) is not None:
             raise UserError(

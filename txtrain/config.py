@@ -22,6 +22,8 @@ from txtrain.trust import check_partial, check_target, locate, nodes
 NODE_KEYS = ("_target_", "_partial_")
 MISSING = "???"
 
+EARLIER_LOGGERS = {f"txtrain.logger.{name}": name for name in ("wandb", "tensorboard", "none")}
+
 # The root keys that are no group.
 SCALARS: dict[str, Any] = {
     "name": str,
@@ -225,7 +227,7 @@ def saved_config(run: Path) -> DictConfig:
     Raises:
         UserError: it cannot be read, or names a class that may not be loaded.
     """
-    plain = read_config(run / "config.yaml")
+    plain = _with_logger_of_now(read_config(run / "config.yaml"))
     for path, node in nodes(plain):
         check_target(path, node)
         check_partial(path, node)
@@ -246,6 +248,16 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, str) and "${" in value:
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     return value
+
+
+def _with_logger_of_now(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Each logger had a function of its own before one run could have several."""
+    logger = plain.get("logger")
+    name = EARLIER_LOGGERS.get(str(logger.get("_target_"))) if isinstance(logger, Mapping) else None
+    if not isinstance(logger, Mapping) or name is None:
+        return plain
+    on = {} if name == "none" else {name: True}
+    return {**plain, "logger": {**logger, "_target_": "txtrain.logger.chosen", **on}}
 
 
 def remembered(saved: DictConfig, config: DictConfig) -> DictConfig:

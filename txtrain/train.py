@@ -181,7 +181,26 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
         parts["lora"].quantise(model)
         parts["checkpointing"].apply(model)
         parts["optimizer"](model)
+    if not config.dry_run:  # which may be of a model for another machine
+        check_memory(model, config.trainer.precision)
     return model
+
+
+def check_memory(model: nn.Module, precision: int | str) -> None:
+    """Refuses a model whose weights alone, which are made in the machine's memory first, are more than that.
+
+    Args:
+        model: on the meta device.
+        precision: Lightning's name for it.
+    """
+    width = 2 if str(precision).endswith("16-true") else 8
+    needed = sum(weight.numel() * min(weight.element_size(), width) for weight in model.parameters())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"the model's weights alone take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f} GiB "
+            "of memory: make model.dim, model.num_layers or the vocabulary smaller, or type dry_run=true to describe it"
+        )
 
 
 def point_to_resume(config: DictConfig, run: RunDirectory) -> Path | None:

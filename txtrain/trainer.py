@@ -26,6 +26,14 @@ OWNED = {
     "gradient_clip_algorithm": "trainer.gradient_clip_val, which bounds the norm",
     "limit_train_batches": "trainer.max_steps",
     "overfit_batches": "data.path",
+    "min_epochs": "trainer.max_epochs, which is when a run ends",
+    "min_steps": "trainer.max_steps, which is when a run ends",
+    "enable_checkpointing": "save.every",
+    "enable_progress_bar": "the terminal",
+    "enable_model_summary": "the start-up summary",
+    "num_sanity_val_steps": "trainer.val_check_interval",
+    "barebones": "trainer.log_every_n_steps and save.every",
+    "plugins": "strategy and trainer.precision",
     "fast_dev_run": "trainer.max_steps and trainer.limit_val_batches",
 }
 

@@ -39,7 +39,9 @@ class Pad(Callback):
 
 
 def new_loggers(run_dir: Path, logger: str) -> list[Any]:
-    return getattr(loggers, logger)(run_dir=run_dir, name="gpt", config={"name": "gpt"})
+    """Of one name or of several, as in `wandb,csv`."""
+    chosen = {name: True for name in logger.split(",") if name != "none"}
+    return loggers.chosen(run_dir=run_dir, name="gpt", config={"name": "gpt"}, **chosen)
 
 
 def killed_run(run_dir: Path, logger: str, step: int, *, padding: int = 0) -> None:

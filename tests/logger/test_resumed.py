@@ -1,5 +1,7 @@
 """Runs that are killed and go on: a logger shows each step once."""
 
+import csv
+import json
 import logging
 import os
 import shlex
@@ -126,3 +128,19 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path, before: str) -> None:
     shown = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [event.step for event in shown.Scalars("train/loss")] == list(range(1, 10))
     assert [event.step for event in shown.Scalars("validation/loss")] == [4, 8, 9]
+
+
+@pytest.mark.parametrize("names", ["wandb,tensorboard", "wandb,csv"])
+def test_several_loggers_show_each_step_once(tmp_path: Path, names: str) -> None:
+    run_dir = tmp_path / "run"
+    killed_run(run_dir, names, 7)
+    time.sleep(1)
+    resume(run_dir, names)
+    assert [step for segment in segments(run_dir) for step in steps(segment)] == list(range(1, 10))
+    if "csv" in names:
+        rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        table = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
+        assert [{name: float(value) for name, value in line.items() if value} for line in table] == rows
+    else:
+        shown = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+        assert [event.step for event in shown.Scalars("train/loss")] == list(range(1, 10))

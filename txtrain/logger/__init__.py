@@ -1,5 +1,6 @@
 """Where a run reports to: the terminal and train.log, and the loggers of the `logger` group."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from txtrain.logger.endure import Row
 from txtrain.logger.events import TensorBoard
 from txtrain.logger.lines import BEST, LIBRARIES, LOG_ONLY, RESULT, setup_logging
+from txtrain.logger.table import Table
 from txtrain.logger.wandb_run import WandB, choose_mode
 from txtrain.terminal import console
 
@@ -17,58 +19,58 @@ __all__ = [
     "LIBRARIES",
     "LOG_ONLY",
     "RESULT",
+    "Table",
     "TensorBoard",
     "WandB",
     "begin_loggers",
     "choose_mode",
+    "chosen",
     "close_loggers",
     "console",
-    "none",
     "setup_logging",
-    "tensorboard",
-    "wandb",
 ]
 
 
-def none(
-    *, run_dir: Path, name: str, config: Mapping[str, Any], group: str | None = None, job: str | None = None
-) -> list[Logger]:
-    """No logger: metrics.jsonl and train.log are written all the same."""
-    return []
-
-
-def tensorboard(
-    *, run_dir: Path, name: str, config: Mapping[str, Any], group: str | None = None, job: str | None = None
-) -> list[Logger]:
-    """TensorBoard files in `tensorboard/` of the run directory."""
-    return [TensorBoard(run_dir=run_dir, config=config)]
-
-
-def wandb(
+def chosen(
     *,
     run_dir: Path,
     name: str,
     config: Mapping[str, Any],
     group: str | None = None,
     job: str | None = None,
+    wandb: bool = False,
+    tensorboard: bool = False,
+    csv: bool = False,
     project: str = "txtrain",
     entity: str | None = None,
     tags: list[str] | None = None,
     timeout: int = 20,
 ) -> list[Logger]:
-    """Weights & Biases.
+    """The loggers of a run. Each option of the group turns one on, so a list of options gives several.
+
+    metrics.jsonl and train.log are written whatever the logger.
 
     Args:
         run_dir, name, config: of the run.
         group: the sweep that the run belongs to.
-        job: what sets it apart there.
+        job: what sets it apart there; without it W&B shows WANDB_NAME, or the name and the folder.
+        wandb: Weights & Biases.
+        tensorboard: TensorBoard files in `tensorboard/` of the run directory.
+        csv: a table of the metrics, `metrics.csv` in the run directory.
         project, entity: where the run goes in W&B.
-        tags: free words to find the run by.
-        timeout: seconds to wait for the server before logging into files.
+        tags: free words to find the run by in W&B.
+        timeout: seconds to wait for W&B's server before logging into files.
     """
-    name = job or f"{name} {run_dir.name}"
-    settings = {"project": project, "entity": entity, "tags": tags, "group": group, "name": name}
-    return [WandB(run_dir=run_dir, settings=settings, config=dict(config), timeout=timeout)]
+    loggers: list[Logger] = []
+    if wandb:
+        settings = {"project": project, "entity": entity, "tags": tags, "group": group}
+        settings["name"] = job or os.environ.get("WANDB_NAME") or f"{name} {run_dir.name}"
+        loggers.append(WandB(run_dir=run_dir, settings=settings, config=dict(config), timeout=timeout))
+    if tensorboard:
+        loggers.append(TensorBoard(run_dir=run_dir, config=config))
+    if csv:
+        loggers.append(Table(run_dir=run_dir))
+    return loggers
 
 
 def begin_loggers(loggers: list[Logger], *, step: int, rows: Sequence[Row], wandb_id: str | None) -> str | None:
@@ -83,7 +85,7 @@ def begin_loggers(loggers: list[Logger], *, step: int, rows: Sequence[Row], wand
     for logger in loggers:
         if isinstance(logger, WandB):
             wandb_id = logger.begin(step=step, rows=rows, run_id=wandb_id)
-        elif isinstance(logger, TensorBoard):
+        elif isinstance(logger, TensorBoard | Table):
             logger.begin(step=step, rows=rows)
     return wandb_id
 

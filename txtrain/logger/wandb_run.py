@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from txtrain.errors import UserError
 from txtrain.logger.endure import Enduring, Row, later, with_nan
 from txtrain.logger.segments import cut_back
+from txtrain.logger.surroundings import agent_run, overruled, stated_mode
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +66,16 @@ class WandB(Enduring, WandbLogger):
         """
         self.begun = True
         with self.enduring():
-            self.run_id = run_id or self._id_in_run_dir()
+            self.run_id = agent_run(os.environ) or run_id or self._id_in_run_dir()
             self.logged = max((cut_back(segment, step) for segment in self._segments()), default=0)
             service = os.environ.get("WANDB_SERVICE")
             self._experiment = self._start()
+            self._remember_id()
             if service is None:  # else the processes that this one starts would attach to its W&B
                 os.environ.pop("WANDB_SERVICE", None)
             if self.mode == "online":
                 self.logged = self._experiment.starting_step - 1
+            self._tell_overruled()
             for row in later(rows, self.logged):
                 self._experiment.log(with_nan(row), step=row["step"])
         return self.run_id
@@ -121,7 +124,8 @@ class WandB(Enduring, WandbLogger):
         if self.mode == "online":
             log.info("W&B: %s", url)
         elif self.mode == "offline":
-            folders = [str(segment.parent) for segment in self._segments()]
+            # W&B writes elsewhere where it may not write into the run directory.
+            folders = [str(segment.parent) for segment in self._segments()] or [str(Path(run.dir).parent)]
             log.info("W&B: logged offline, send it with: wandb sync %s", shlex.join(folders))
 
     def _segments(self) -> list[Path]:
@@ -157,23 +161,46 @@ class WandB(Enduring, WandbLogger):
             "x_disable_stats": not torch.cuda.is_available(),
         }
         run: Any = {**self.settings, "dir": self.run_dir, "id": self.run_id, "resume": "allow"}
+        if agent_run(os.environ):  # W&B takes these from the agent, and says so of each that it is given
+            run |= {"id": None, "project": None, "entity": None}
         return client.init(**run, config=self.run_config, settings=client.Settings(**settings))
 
     def _id_in_run_dir(self) -> str:
+        """That of a new run is what the environment says, but for a job of a sweep, which is one of many."""
         path = self.run_dir / "wandb_id"
-        if not path.exists():
-            path.write_text(secrets.token_hex(4))
-        return path.read_text().strip()
+        if path.exists():
+            return path.read_text().strip()
+        stated = None if self.settings["group"] else os.environ.get("WANDB_RUN_ID")
+        return stated or secrets.token_hex(4)
+
+    def _remember_id(self) -> None:
+        """W&B's answer counts, whatever was asked for."""
+        self.run_id = str(self._experiment.id or self.run_id)
+        path = self.run_dir / "wandb_id"
+        if self.mode != "disabled" and (not path.exists() or path.read_text().strip() != self.run_id):
+            path.write_text(self.run_id)
+
+    def _tell_overruled(self) -> None:
+        if self.mode == "disabled":
+            return
+        run, settings = self._experiment, self.settings
+        used = {name: settings.get(name) for name in ("project", "entity", "tags", "name")}
+        if agent_run(os.environ):  # the agent's own
+            used |= {"project": None, "entity": None}
+        used |= {
+            "run_id": run.id,
+            "run_group": settings.get("group"),
+            "dir": self.run_dir,
+            "init_timeout": self.timeout,
+        }
+        if found := overruled(os.environ, used):
+            log.warning("W&B: overruled of the environment, with what holds instead: %s", ", ".join(found))
 
 
 def choose_mode(environment: Mapping[str, str]) -> tuple[str, str]:
-    """How W&B will run, and why: what WANDB_MODE says, else online if there is an API key."""
-    mode = environment.get("WANDB_MODE")
-    if mode is not None:
-        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
-        if mode not in ("online", "offline", "disabled"):
-            raise UserError(f"WANDB_MODE is {mode}: set it to online, offline or disabled, or unset it")
-        return mode, "WANDB_MODE"
+    """How W&B will run, and why: what WANDB_DISABLED or WANDB_MODE says, else online if there is an API key."""
+    if stated := stated_mode(environment):
+        return stated
     key = environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE")
     if key or any(map(_netrc_has, _hosts(environment))):
         return "online", ""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from txtrain.model.grid import Grid
 
+MOST_LAYERS = 10_000  # each takes a millisecond and tens of kilobytes, even where its weights take no memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -57,6 +59,10 @@ class Shape:
             if value is not None and value < 1:
                 usual = 128 if name in ("dim", "ffn_dim") else 4
                 raise ValueError(f"model.{name} is {value}: give at least 1, such as model.{name}={usual}")
+        for name in ("num_layers", "num_decoder_layers"):
+            if (getattr(self, name) or 0) > MOST_LAYERS:
+                got = f"model.{name} is {getattr(self, name)}"
+                raise ValueError(f"{got}: give at most {MOST_LAYERS}, such as model.{name}=12")
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 got = f"model.{name} is {getattr(self, name)}"
