@@ -27,7 +27,7 @@ CASES = {
     "adamw, adapters of a base in 4 bits, 2 micro-batches, every second block recomputed": {
         "optimizer": "adamw",
         "arguments": {"lr": 0.015, "eps": 1e-3},
-        "lora": {"rank": 8, "base_dtype": "nf4"},
+        "lora": {"rank": 16, "base_dtype": "nf4"},
         "accumulation": 2,
         "checkpointing": "every_n",
     },

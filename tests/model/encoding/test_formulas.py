@@ -74,7 +74,7 @@ def test_learned_refuses_positions_beyond_its_table(positions):
 
 def test_learned_table_may_be_longer_than_training():
     assert Learned(stack=new_stack(), max_len=100).table.num_embeddings == 100
-    with pytest.raises(ValueError, match=r"set encoding\.max_len=64"):
+    with pytest.raises(ValueError, match=r"max_len=32 rows.*set data\.seq_len=32"):
         Learned(stack=new_stack(), max_len=32)
 
 
