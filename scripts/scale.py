@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import logging
+import multiprocessing
 import os
 import random
 import shutil
@@ -28,7 +29,8 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 KINDS = ("txt", "jsonl", "csv", "parquet")
 WORDS = 50_000  # different ones
 PARAGRAPH = 2_000  # characters, about
-CELL = 90_000_000  # bytes of a text of a table of `--lines one`
+GROUP = 40_000_000  # characters of a group of rows of .parquet, about
+CELL = 45_000_000  # bytes of a text of a table with `--lines one`: several in 100 MB
 
 
 def size_of(text: str) -> int:
@@ -61,7 +63,7 @@ def make(folder: Path, *, kind: str, size: int, lines: str, files: int = 1) -> P
 
 
 def joined(texts: Iterator[str]) -> Iterator[str]:
-    """Texts of nearly as many bytes as a row may have."""
+    """Texts of some ten megabytes."""
     held: list[str] = []
     length = 0
     for text in texts:
@@ -74,6 +76,18 @@ def joined(texts: Iterator[str]) -> Iterator[str]:
         yield " ".join(held)
 
 
+def groups(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Texts of some ten megabytes together, as groups of rows should be: a reader holds one or two of them."""
+    held: list[str] = []
+    for text in texts:
+        held.append(text)
+        if sum(map(len, held)) >= GROUP if len(text) > PARAGRAPH * 10 else len(held) * PARAGRAPH >= GROUP:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
 def write(file: Path, texts: Iterator[str], kind: str, end: str) -> None:
     if kind == "parquet":
         import pyarrow
@@ -81,8 +95,8 @@ def write(file: Path, texts: Iterator[str], kind: str, end: str) -> None:
 
         schema = pyarrow.schema([("text", pyarrow.string())])
         with parquet.ParquetWriter(file, schema) as writer:
-            while batch := [text for _, text in zip(range(20_000), texts, strict=False)]:
-                writer.write_table(pyarrow.table({"text": batch}, schema=schema))
+            for group in groups(texts):
+                writer.write_table(pyarrow.table({"text": group}, schema=schema))
         return
     with file.open("w", encoding="utf-8", newline="") as stream:
         if kind == "csv":
@@ -141,28 +155,40 @@ def data(path: Path, cache_dir: Path, tokenizer: str, vocab_size: int = 4096) ->
 
 
 def prepare(path: Path, folder: Path, *, kind: str, tokenizer: str) -> dict[str, float]:
-    """The memory above that of a process which has prepared a few words, in bytes, and seconds."""
+    """What `peak` finds, and how much more that is than the process has after preparing a few words."""
     few = make(folder / "few", kind=kind, size=20_000, lines="many")
     data(few, folder / "cache", tokenizer, vocab_size=300).prepare()
     bare = resident()
     with peak() as found:
         data(path, folder / "cache", tokenizer).prepare()
-    return {"above": found["bytes"] - bare, "seconds": found["seconds"]}
+    return {**found, "above": found["bytes"] - bare}
 
 
 def train(path: Path, folder: Path, *, tokenizer: str, steps: int) -> dict[str, float]:
-    """The first steps of two epochs: the second begins where the first ends, which `limit_train_batches` says."""
+    """The first steps of two epochs: each has its own order of all windows, and is cut short."""
     from txtrain.cli import main
+    from txtrain.data import base
+    from txtrain.data.order import Shuffled
+
+    class Short(Shuffled):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.steps = min(self.steps, steps)
+
+    # No option does this: an epoch is all of the data.
+    base.Shuffled = Short  # type: ignore[misc]
 
     with peak() as found:
-        main(
+        code = main(
             [
                 *("train", "data=text", f"data.path={path}/*", f"tokenizer={tokenizer}", "model=nano", "logger=none"),
-                *(f"data.cache_dir={folder}/cache", f"run_dir={folder}/run", "samples.every=0"),
-                *(f"+trainer.limit_train_batches={steps}", "trainer.max_epochs=2", f"trainer.max_steps={2 * steps}"),
-                *("+trainer.limit_val_batches=2", "trainer.accelerator=cpu", "data.seq_len=64", "data.batch_size=4"),
+                *(f"data.cache_dir={folder}/cache", f"run_dir={folder}/run", "samples.length=0"),
+                *("trainer.max_epochs=2", f"trainer.max_steps={2 * steps}", "trainer.log_every_n_steps=1"),
+                *("trainer.limit_val_batches=2", "trainer.accelerator=cpu", "data.seq_len=64", "data.batch_size=4"),
             ]
         )
+    if code:
+        raise SystemExit(code)
     return found
 
 
@@ -184,10 +210,18 @@ def main() -> None:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="txtrain-scale-"))
     try:
         began = time.monotonic()
-        path = make(folder / "text", kind=given.kind, size=given.size, lines=given.lines, files=given.files)
+        path = folder / "text"
+        options = {"kind": given.kind, "size": given.size, "lines": given.lines, "files": given.files}
+        # In a process of its own, whose memory is not that of this one.
+        making = multiprocessing.get_context("spawn").Process(target=make, args=(path,), kwargs=options)
+        making.start()
+        making.join()
+        if making.exitcode:
+            raise SystemExit(making.exitcode)
         print(f"made {given.size / 1e6:,.0f} MB of .{given.kind} in {time.monotonic() - began:.0f} s", flush=True)
         found = prepare(path, folder, kind=given.kind, tokenizer=given.tokenizer)
-        print(f"prepared: {found['above'] / 1e6:.0f} MB above the bare process, {found['seconds']:.0f} s", flush=True)
+        told = f"{found['bytes'] / 1e6:.0f} MB in all, {found['above'] / 1e6:.0f} MB above the bare process"
+        print(f"prepared: {told}, {found['seconds']:.0f} s", flush=True)
         if given.steps:
             found = train(path, folder, tokenizer=given.tokenizer, steps=given.steps)
             print(f"trained: {found['bytes'] / 1e6:.0f} MB in all, {found['seconds']:.0f} s")

@@ -41,8 +41,8 @@ class _Reader:
         if not self._next_line():
             return None
         if b'"' not in self._line:
-            content = self._checked(self._line.rstrip(b"\r\n"))
-            return list(content.split(b",")) if content else []
+            content = self._checked(_without_end(self._line))
+            return [] if not content else [content] if b"," not in content else list(content.split(b","))
         fields = [self._field()]
         while self._line[self._at : self._at + 1] == b",":
             self._at += 1
@@ -93,3 +93,14 @@ class _Reader:
 
     def _error(self, reason: str) -> UserError:
         return UserError(f"{self.place} cannot be read ({reason}): give a whole table")
+
+
+def _without_end(line: Line) -> Line:
+    """Without its line end; a long line is cut in place, for want of memory for two."""
+    size = len(line)
+    while size and line[size - 1] in b"\r\n":
+        size -= 1
+    if isinstance(line, bytes):
+        return line[:size]
+    del line[size:]
+    return line
