@@ -16,20 +16,21 @@ TINY += ["model.num_layers=1", "logger=none", "trainer.accelerator=cpu", "traine
 TINY += ["samples.length=4"]
 
 
-def test_a_diverged_run_ends_with_a_summary(tmp_path, monkeypatch):
+def test_a_diverged_run_ends_with_a_summary_and_saves_no_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     wild = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "trainer.max_steps=4"]
-    assert main(["train", *TINY, *wild, f"data.cache_dir={tmp_path}/cache", "run_dir=run"]) == 0
+    assert main(["train", *TINY, *wild, f"data.cache_dir={tmp_path}/cache", "run_dir=run"]) == 1
+    assert "the weights are not finite at step 4" in capsys.readouterr().err
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=refuse)
     assert summary["validation_loss"] is None
-    assert summary["state"] == "finished"
+    assert summary["state"] == "failed"
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
-    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+    assert not (tmp_path / "run" / "checkpoints" / "last").exists()
 
 
 def test_ctrl_c_ends_with_130_and_a_summary(tmp_path):

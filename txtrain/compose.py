@@ -95,7 +95,7 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"{error}: see --help") from error
     if unknown:
         name, _, value = unknown[0].lstrip("-").replace("-", "_").partition("=")
-        typed = f"{MEANINGS[name]}={value or 'VALUE'}" if name in MEANINGS else "norm=pre"
+        typed = f"{MEANINGS.get(name, name)}={value or 'VALUE'}" if value or name in MEANINGS else "norm=pre"
         swept = "; in a sweep of W&B the command ends with ${args_no_hyphens}" if value else ""
         raise UserError(
             f"{unknown[0]} is no flag: options are typed without dashes, such as {typed}{swept} (see --help)"

@@ -65,7 +65,8 @@ def check_numbers(config: DictConfig) -> None:
     for name, node in (config.get("callbacks") or {}).items():
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise UserError(f"callbacks.{name} is no callback: leave it out, or type callbacks=early_stopping")
-    if "learning_rate_monitor" in (config.get("callbacks") or {}) and config.logger._target_ == "txtrain.logger.none":
+    written = any(config.logger.get(kind) for kind in ("wandb", "tensorboard", "csv"))
+    if "learning_rate_monitor" in (config.get("callbacks") or {}) and not written:
         raise UserError(
             "callbacks=learning_rate_monitor writes to a logger, and logger=none has none: type logger=tensorboard, or "
             "leave it out (metrics.jsonl has train/lr)"
