@@ -73,6 +73,7 @@ TREE = {
         run_dir: null
         resume: null
         init_from: null
+        trust: []
         hydra:
           output_subdir: null
           run: {dir: .}

@@ -18,6 +18,7 @@ from txtrain.launch import Launch, find_launch, slurm_job, slurm_restarted
 
 SETTINGS = [setting for setting in TINY if not setting.startswith("model.dropout")]  # masks differ by rank
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "11", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "16"}
+OWN = ["norm._target_=own_package.Own", "trust=[own_package]"]  # a class of the user's
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_NNODES": "2"}
 
 
@@ -88,12 +89,23 @@ def start_nodes(folder: Path, *overrides: str) -> list[subprocess.Popen[bytes]]:
     return processes
 
 
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's package, which every process can import and none loads unless it is trusted there."""
+    text = "from txtrain.model.norm.pre import PreNorm\nclass Own(PreNorm):\n    pass\n"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "own_package.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"), prepend=os.pathsep)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_package")
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed_zero2", marks=pytest.mark.heavy)])
 def test_two_nodes_are_one_run_with_the_numbers_of_one(strategy: str, tmp_path: Path) -> None:
+    """Each process that torchrun or Lightning starts trusts what was typed for the first."""
     if "deepspeed" in strategy:
         pytest.importorskip("deepspeed")
-    settings = [*SETTINGS, f"strategy={strategy}", f"data.cache_dir={tmp_path / 'cache'}"]
+    settings = [*SETTINGS, *OWN, f"strategy={strategy}", f"data.cache_dir={tmp_path / 'cache'}"]
     codes = [process.wait(timeout=240) for process in start_nodes(tmp_path, *settings)]
     assert codes == [0, 0], (tmp_path / "node0.txt").read_text() + (tmp_path / "node1.txt").read_text()
     [run_dir] = (tmp_path / "runs/gpt").iterdir()
@@ -129,6 +141,7 @@ def test_a_mistake_is_told_by_the_first_process_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_package")
 def test_a_job_of_slurm_is_queued_again_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SLURM does it, without one: the variables, the signal before time is over, and the same command again."""
     scontrol = tmp_path / "bin/scontrol"
@@ -137,7 +150,7 @@ def test_a_job_of_slurm_is_queued_again_and_goes_on(tmp_path: Path, monkeypatch:
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    command = [*TINY, *ONE, "save.every=100", f"data.cache_dir={tmp_path / 'cache'}"]
+    command = [*TINY, *ONE, *OWN, "save.every=100", f"data.cache_dir={tmp_path / 'cache'}"]
     finish(tmp_path, "run_dir=whole", *command)
 
     run_dir = tmp_path / "runs/gpt/42"

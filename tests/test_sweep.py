@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hydra_plugins.txtrain_launcher import launcher
 from hydra_plugins.txtrain_launcher.launcher import command
+from hydra_plugins.txtrain_launcher.slurm import SlurmLauncher
 from tests.stand_in import ENVIRONMENT, ROOT, make_clone, run, seen
+from txtrain import trust
 from txtrain.compare.sweep import Job, Sweep
 from txtrain.errors import UserError
 from txtrain.saving.manifest import write_manifest
@@ -44,11 +47,13 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def test_each_job_is_a_run_of_its_own(clone: Path, tmp_path: Path) -> None:
     ranks = {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1", "PL_GLOBAL_SEED": "3", "TXTRAIN_RUN_DIR": "x"}
-    result = run(tmp_path, clone, "-m", "model.dropout=0.1,0.2", "model=nano", **ranks)
+    typed = ["-m", "model.dropout=0.1,0.2", "trust=[mine, others.norms]", "model=nano"]
+    result = run(tmp_path, clone, *typed, **ranks)
     assert result.returncode == 0, result.stderr
     for number, dropout in enumerate(("0.1", "0.2")):
         given = seen((tmp_path / SWEEP / f"{number}.log").read_text())
-        assert given["overrides"] == [f"model.dropout={dropout}", "model=nano", f"run_dir='{SWEEP / str(number)}'"]
+        own = [f"model.dropout={dropout}", "model=nano", "trust=[mine,others.norms]"]
+        assert given["overrides"] == [*own, f"run_dir='{SWEEP / str(number)}'"]
         assert given["dropout"] == float(dropout)
         assert given["environment"]["TXTRAIN_SWEEP"] == "1"
         assert given["environment"]["TXTRAIN_JOB"] == f"{number} model.dropout={dropout}"
@@ -57,6 +62,26 @@ def test_each_job_is_a_run_of_its_own(clone: Path, tmp_path: Path) -> None:
     assert [row["validation_loss"] for row in table(tmp_path)] == ["2.1", "2.2"]
     assert "model" not in table(tmp_path)[0]  # the same in all jobs
     assert "0    0.1            2.10000          1,000     1 MiB        2,000                 finished" in result.stdout
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_slurm_runs_again_trusts_what_was_typed(
+    goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM repeats the script of a job whose time was over: the words in it are all that it knows."""
+    monkeypatch.setattr(launcher, "_has_checkpoint", lambda _: goes_on)
+    options = {"array_parallelism": 1, "retry_failed": False, "poll_seconds": 1.0, "signal_delay_s": 1, "setup": []}
+    slurm = SlurmLauncher(**options, additional_parameters={})
+    slurm.sweep = Sweep(tmp_path)
+    job = slurm.sweep.add(["norm._target_=mine.Norm", "trust=[sly]"], number=0)
+    job.directory.mkdir()
+    trust.trust(["mine"])
+    try:
+        script = slurm._script(job, slurm.begin(job), {})
+    finally:
+        trust.trust(())
+    [line] = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert "trust=[mine]" in shlex.split(line) and "sly" not in line
 
 
 def test_a_failed_job_stops_no_sweep(clone: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 import yaml
 
 from txtrain import trust
+from txtrain.arguments import Parser
+from txtrain.callbacks.summary import command_to_go_on
 from txtrain.cli import main
 from txtrain.config import check, instantiate, literal, saved_config, to_plain
 from txtrain.errors import UserError
+from txtrain.generate.options import new_parser
 from txtrain.records import GROUPS
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"
@@ -140,12 +144,56 @@ def test_no_use_of_a_run_loads_what_nobody_trusts(arguments, home, capsys):
     typed = "trust=[others_package]" if arguments[0] == "train" else "--trust others_package"
     assert told.endswith(f"if you trust that code, type {typed}")
     assert not (home / "imported").exists()
-    words = typed.split() if arguments[0] != "train" else [typed]
     extra = ["trainer.max_steps=3"] if "resume=run" in arguments else []
-    # An export refuses the class as one that no family has; all else works.
-    assert main([*use, *words, *extra]) == (1 if arguments[0] == "export" else 0)
-    assert (home / "imported").exists() or "others_package" in sys.modules
-    sys.modules.pop("others_package", None)
+    for words in {tuple(typed.split()), ("trust=[others_package]",)}:
+        # An export refuses the class as one that no family has; all else works.
+        assert main([*use, *words, *extra]) == (1 if arguments[0] == "export" else 0)
+        assert (home / "imported").exists()
+        (home / "imported").unlink()
+        sys.modules.pop("others_package")
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    "typed, packages",
+    [
+        (["trust=[others_package]"], {"others_package"}),
+        (["+trust=others_package,more.of.it"], {"others_package", "more.of.it"}),
+        (["--trust", "others_package", "trust=[more]"], {"others_package", "more"}),
+    ],
+)
+def test_trust_typed_as_for_train_is_trusted_by_the_other_commands(typed, packages, first):
+    words = ["run", "a"]
+    for new in (new_parser, lambda: Parser(prog="txtrain eval", usage="", description="")):
+        trust.trust(())
+        parser = new()
+        if new is not new_parser:
+            parser.add_argument("words", nargs="*")
+        for parse in (parser.parse_intermixed_args, parser.parse_args):
+            trust.trust(())
+            options = parse([*typed, *words] if first else [*words, *typed])
+            found = options.words if new is not new_parser else [options.model, options.prompt]
+            assert found == words
+            assert set(trust.trusted()) == packages
+    trust.trust(())
+
+
+def test_a_text_is_no_trust():
+    for words in (["run", "trust=me, it works"], ["run", "--stop", "trust=[a]", "b"], ["run", "--", "trust=[a]"]):
+        trust.trust(())
+        options = new_parser().parse_intermixed_args(words)
+        assert trust.trusted() == [] and (options.prompt, *options.stop) in ((words[-1],), ("b", "trust=[a]"))
+    with pytest.raises(UserError, match=r"trust names Python packages, got 'os\.system\(\)'"):
+        new_parser().parse_intermixed_args(["run", "a", "trust=[os.system()]"])
+
+
+def test_the_command_that_goes_on_trusts_what_was_typed():
+    trust.trust(["others_package", "more"])
+    try:
+        told = shlex.split(command_to_go_on(Path("run"), "trainer.max_steps=9"))
+    finally:
+        trust.trust(())
+    assert told[-3:] == ["resume=run", "trainer.max_steps=9", "trust=[others_package,more]"]
 
 
 def test_what_was_trusted_is_written_down_and_never_read(home, capsys):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from txtrain.errors import UserError
-from txtrain.trust import check_packages, trust, trusted
+from txtrain.trust import TRUST_ALONE, check_packages, read_trust, trust, trusted
 
 FORM = "--trust {}"
 
@@ -22,7 +22,7 @@ class Trust(Action):
 
 
 def take_trust(arguments: Sequence[str]) -> list[str]:
-    """A command line without its `--trust my_package`, which is then trusted."""
+    """A command line without its `--trust my_package` or `trust=[my_package]`, which is then trusted."""
     parser = Parser(prog="txtrain", usage="", description="", add_help=False)
     return parser.parse_known_args(list(arguments))[1]
 
@@ -50,6 +50,26 @@ class Parser(ArgumentParser):
         self.add_argument(
             "--trust", action=Trust, metavar="PACKAGE", help="a package whose classes MODEL may name; its code will run"
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        return super().parse_known_args(self._trusting(args), namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        return super().parse_known_intermixed_args(self._trusting(args), namespace)
+
+    def _trusting(self, arguments: Sequence[str]) -> list[str]:
+        """The words without `trust=[my_package]`, which is trusted as by train; values and what is after -- stay."""
+        ours, kept = list(arguments), list[str]()
+        while ours and ours[0] != "--":
+            word = ours.pop(0)
+            action = self._option_string_actions.get(word)
+            if action is None and TRUST_ALONE.fullmatch(word):
+                trust([*trusted(), *read_trust([word])], form=FORM)
+                continue
+            kept.append(word)
+            if action is not None and action.nargs is None and ours:
+                kept.append(ours.pop(0))
+        return kept + ours
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: see {self.prog} --help")

@@ -36,6 +36,8 @@ RENAMED = {
 
 TRUST = re.compile(r"\+{0,2}trust=")
 PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# What means trust where texts are typed too, such as prompts.
+TRUST_ALONE = re.compile(rf"{TRUST.pattern}(\[.*\]|{PACKAGE.pattern}(,{PACKAGE.pattern})*)")
 SET_OF_MIXTURE = re.compile(r"data\.sets\.[^.]+")
 GLOBAL = re.compile(r"^#\s*@package\s+_global_", re.MULTILINE)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from txtrain import trust
 from txtrain.callbacks.budget import Budget
 from txtrain.callbacks.description import describe_run
 from txtrain.callbacks.early_stopping import EarlyStopping
@@ -217,7 +218,12 @@ def _beside(numbers: Mapping[str, Any], name: str) -> str:
 
 def command_to_go_on(run_dir: Path, longer: str | None = None) -> str:
     command = "python train.py" if sys.argv[0].endswith("train.py") else "txtrain train"
-    return f"{command} resume={shlex.quote(str(run_dir))}" + (f" {longer}" if longer else "")
+    return f"{command} resume={shlex.quote(str(run_dir))}" + "".join(f" {word}" for word in (longer, *_trust()) if word)
+
+
+def _trust() -> list[str]:
+    """What this command trusts, which the next one does not remember."""
+    return [shlex.quote(override) for override in trust.as_typed()]
 
 
 def longer(trainer: Any) -> str | None:
