@@ -1,4 +1,4 @@
-"""Weights that are not finite are told by name where they are read or written, and never take a good one's place."""
+"""Weights and moments that are not finite are told by name where they are read or written, and never saved."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 DATA = ["data=text", f"data.path={ROOT / 'tests/golden/text.txt'}", "data.seq_len=32", "data.batch_size=4"]
 RUN = ["logger=none", "trainer.accelerator=cpu", "trainer.limit_val_batches=1", "samples.length=0"]
 RUN += ["trainer.log_every_n_steps=1", "save.every=2", "save.keep=3"]
+STAGES = [f"deepspeed_zero{stage}" for stage in (1, 2, 3)]
 MODEL = ["tokenizer=byte", "model.dim=32", "model.num_layers=1"]
 
 
@@ -157,6 +159,85 @@ def test_resume_without_a_good_one_is_refused(folder: Path, tmp_path: Path, caps
     assert "none of them can be used" in refused(capsys, "train", f"resume={run}", "trainer.max_steps=6")
 
 
+@pytest.mark.slow
+def test_moments_that_are_not_finite_count_where_training_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(folder / "run", tmp_path / "run", symlinks=True)
+    name = spoil_checkpoint((run / "checkpoints/last").resolve(), "exp_avg_sq")
+    weight = name.removeprefix("optimizer/").removesuffix("/exp_avg_sq")
+    assert main(["generate", str(run), "the ", "--max-new-tokens", "2", "--device", "cpu"]) == 0  # reads weights only
+    assert main(["train", f"resume={run}", "trainer.max_steps=5"]) == 0
+    told = "".join(capsys.readouterr())
+    assert f"step_00000004.ckpt cannot be used (exp_avg_sq of {weight} is not finite)" in told
+    assert "going on from step 2" in told
+
+
+@pytest.fixture(scope="module")
+def averaged(folder: Path) -> Path:
+    """A run whose checkpoints have averages of the weights, which are what whoever uses it gets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TXTRAIN_CACHE", str(folder / "cache"))
+        command = [*DATA, *RUN, *MODEL, "ema.decay=0.9", "trainer.max_steps=2", f"run_dir={folder}/averaged"]
+        assert main(["train", *command]) == 0
+    return folder / "averaged"
+
+
+@pytest.mark.slow
+def test_averages_are_checked_where_they_are_what_is_used(
+    averaged: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = shutil.copytree(averaged, tmp_path / "run", symlinks=True)
+    spoiled = spoil_checkpoint((run / "checkpoints/best").resolve(), "/average")
+    name = spoiled.removeprefix("optimizer/").removesuffix("/average")
+    for command in uses(run, tmp_path / "new"):
+        assert f"not finite ({name})" in refused(capsys, *command)
+    assert f"average of {name} is not finite" in "".join(resumed(capsys, run))
+
+
+@pytest.mark.slow
+def test_weights_beside_a_good_average_count_where_training_goes_on(
+    averaged: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = shutil.copytree(averaged, tmp_path / "run", symlinks=True)
+    name = spoil_checkpoint((run / "checkpoints/best").resolve(), "model/")
+    assert first_not_finite(load_trained(run).model.named_parameters()) is None
+    assert f"({name} is not finite)" in "".join(resumed(capsys, run))
+
+
+def resumed(capsys: pytest.CaptureFixture[str], run: Path) -> tuple[str, str]:
+    """What is told where no checkpoint can be gone on from."""
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "500")
+        assert main(["train", f"resume={run}", "trainer.max_steps=4"]) == 1
+    return capsys.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("averages", [False, True])
+def test_a_moment_that_is_not_finite_ends_a_run_with_good_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], averages: bool
+) -> None:
+    """As a second moment that has overflowed: its weight would stay where it is for good, and nothing would show it."""
+    monkeypatch.setenv("TXTRAIN_CACHE", str(tmp_path / "cache"))
+    step: Callable[..., Any] = torch.optim.AdamW.step
+
+    def overflowing(optimizer: torch.optim.AdamW, *arguments: Any, **keywords: Any) -> Any:
+        found = step(optimizer, *arguments, **keywords)
+        state = next(iter(optimizer.state.values()))
+        if int(state["step"]) == 3:
+            state["exp_avg_sq"].view(-1)[0] = math.inf
+        return found
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflowing)
+    run = tmp_path / "run"
+    command = ["train", *DATA, *RUN, *MODEL, "trainer.max_steps=6", f"run_dir={run}", f"ema.decay={0.9 * averages}"]
+    line = refused(capsys, *command, "trainer.val_check_interval=4")
+    assert "the moments are not finite at step 4 (exp_avg_sq of " in line
+    assert (run / "checkpoints/last").resolve().name == "step_00000002.ckpt"
+
+
 def test_a_type_that_is_too_small_for_a_weight_is_told(folder: Path, tmp_path: Path) -> None:
     model = shutil.copytree(folder / "model", tmp_path / "model")
     spoil(model / "model.safetensors", "norm", 1e6)
@@ -205,14 +286,48 @@ def test_no_such_checkpoint_takes_a_good_ones_place(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.heavy)])
-def test_all_ranks_tell_it_where_one_has_it(folder: Path, tmp_path: Path, strategy: str) -> None:
-    """DeepSpeed leaves out the step that would make weights infinite."""
-    command = ["train", *DATA, *RUN, *MODEL, "optimizer=sgd", "optimizer.lr=3e38", "trainer.gradient_clip_val=null"]
-    command += [f"strategy={strategy}", "trainer.devices=2", "trainer.max_steps=2", f"run_dir={tmp_path}/run"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = forked.run([sys.executable, ROOT / "train.py", *command[1:]], cwd=tmp_path, env=environment, timeout=240)
+@pytest.mark.parametrize(
+    "strategy, kind",
+    [
+        ("ddp", "weights"),
+        pytest.param("ddp", "moments", marks=pytest.mark.heavy),
+        *(pytest.param(*case, marks=pytest.mark.heavy) for case in product(("fsdp", *STAGES), ("weights", "moments"))),
+    ],
+)
+def test_the_first_process_tells_what_only_another_has(tmp_path: Path, strategy: str, kind: str) -> None:
+    """The third step spoils a weight, or a moment, of the second process alone."""
+    if "deepspeed" in strategy:
+        pytest.importorskip("deepspeed")
+    script = tmp_path / "train.py"
+    script.write_text(SPOILING)
+    command = [script, *DATA, *RUN, *MODEL, "optimizer=adamw", f"strategy={strategy}", "trainer.devices=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SPOILED": kind, "COLUMNS": "500"}
+    environment["TXTRAIN_CACHE"] = str(tmp_path / "cache")
+    last = ["trainer.max_steps=4", "trainer.val_check_interval=4", f"run_dir={tmp_path}/run"]
+    done = forked.run([sys.executable, *command, *last], cwd=tmp_path, env=environment, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr
-    told = {line for line in done.stderr.splitlines() if line.startswith("error: ")}  # each process prints its own
-    assert len(told) == 1 and "the weights are not finite at step 2" in told.pop(), done.stderr
-    assert not list((tmp_path / "run/checkpoints").glob("step_*.ckpt"))
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"the {kind} are not finite at step 4 (" in line and "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_*.ckpt")] == ["step_00000002.ckpt"]
+
+
+SPOILING = """
+import math, os, sys
+import torch
+
+step = torch.optim.AdamW.step
+
+def spoiling(optimizer, *arguments, **keywords):
+    found = step(optimizer, *arguments, **keywords)
+    weight, state = next(iter(optimizer.state.items()))
+    if os.environ.get("LOCAL_RANK") == "1" and int(state["step"]) == 4:
+        spoiled = weight.detach() if os.environ["SPOILED"] == "weights" else state["exp_avg"]
+        getattr(spoiled, "to_local", lambda: spoiled)().view(-1)[0] = math.inf
+    return found
+
+torch.optim.AdamW.step = spoiling
+
+from txtrain.cli import start
+
+start(["train", *sys.argv[1:]])
+"""

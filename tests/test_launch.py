@@ -131,8 +131,9 @@ def test_one_node_is_told_to_end_and_both_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_by_the_first_process_only(tmp_path: Path) -> None:
-    nodes = start_nodes(tmp_path, *SETTINGS, f"data.cache_dir={tmp_path / 'cache'}", "data.path=nowhere.txt")
+@pytest.mark.parametrize("mistake", ["data.path=nowhere.txt", "nrm=pre"])
+def test_a_mistake_is_told_by_the_first_process_only(mistake: str, tmp_path: Path) -> None:
+    nodes = start_nodes(tmp_path, *SETTINGS, f"data.cache_dir={tmp_path / 'cache'}", mistake)
     assert nodes[0].wait(timeout=120) == 1
     nodes[1].wait(timeout=60)
     told = [(tmp_path / f"node{node}.txt").read_text().count("error: ") for node in (0, 1)]

@@ -257,7 +257,8 @@ def _main(argv: Sequence[str] | None) -> int:
             raise UserError(f"txtrain has no command {command}: type txtrain {' or '.join(COMMANDS)}")
         return COMMANDS[command](arguments)
     except UserError as error:
-        tell(f"error: {printable(' '.join(str(error).split()))}")
+        if not error.told:
+            tell(f"error: {printable(' '.join(str(error).split()))}")
         return 1
     except MemoryError as error:
         tell(f"error: there is not enough memory ({error}): take smaller numbers")

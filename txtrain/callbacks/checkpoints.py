@@ -38,13 +38,13 @@ from txtrain.saving import (
     write_manifest,
 )
 from txtrain.signals import inbox
-from txtrain.strategy import weight_not_finite
+from txtrain.strategy import not_finite
 from txtrain.strategy.shards import whole_shape
 
 RETRY = 30.0  # seconds from a checkpoint that could not be written to the next attempt
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts at the last step; the last one repeats
-BEYOND_HELP = (  # of a run's weights
-    "the weights are not finite at step {step} ({name}), which no later step mends, and nothing more is saved: start a "
+BEYOND_HELP = (  # of weights, or of the optimizer's moments
+    "the {kind} are not finite at step {step} ({name}), which no later step mends, and nothing more is saved: start a "
     "new run with on_spike=skip or a lower optimizer.lr"
 )
 GRACE = 10.0  # seconds of attempts for a run that was told to end, which may be killed soon
@@ -236,8 +236,8 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         path = self.folder / checkpoint_name(step)
         with self.clock.stopped():
-            if name := weight_not_finite(trainer.lightning_module):
-                raise UserError(BEYOND_HELP.format(name=name, step=step))  # rather than take a good one's place
+            if found := not_finite(trainer.lightning_module):  # which must not take a good one's place
+                raise UserError(BEYOND_HELP.format(kind=found[0], name=found[1], step=step))
             if self._write_frozen(trainer):
                 self._unfinished = _Writing(path=path, weights=strategy.changing(), step=step, best_before=best_before)
                 trainer.save_checkpoint(self._unfinished.partial, weights_only=False)

@@ -146,7 +146,7 @@ class Spikes(Callback):
         if spike is None:
             return True
         if not math.isfinite(loss) and (name := weight_not_finite(task)):
-            raise UserError(BEYOND_HELP.format(name=name, step=step))
+            raise UserError(BEYOND_HELP.format(kind="weights", name=name, step=step))
         self.skipped_steps += 1
         self._tell(trainer, step, f"{spike}, the optimizer step is left out")
         if self.on_spike == "stop":

@@ -11,7 +11,7 @@ from pathlib import Path
 from txtrain.errors import UserError
 from txtrain.model.finite import is_finite
 from txtrain.saving.manifest import damage
-from txtrain.saving.parts import WEIGHT, Reader, sync
+from txtrain.saving.parts import MOMENT, WEIGHT, Reader, sync
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,13 @@ def resume_point(run_dir: Path, *, contents: bool = True) -> Path:
 
 
 def _not_finite(checkpoint: Path) -> str | None:
-    """Which weight of a checkpoint has NaN or infinity, as those of earlier versions may; None if none has."""
+    """Which weight or moment of a checkpoint has NaN or infinity, as earlier versions wrote; None if none has."""
     reader = Reader(checkpoint)
-    name = next((name for name in reader.names(WEIGHT) if not is_finite(reader[name])), None)
-    return name and f"{name.removeprefix(WEIGHT)} is not finite"
+    name = next((name for name in reader if not is_finite(reader[name])), None)
+    if name is None:
+        return None
+    weight, _, key = name.removeprefix(MOMENT).rpartition("/")
+    return f"{f'{key} of {weight}' if name.startswith(MOMENT) else name.removeprefix(WEIGHT)} is not finite"
 
 
 def publish(partial: Path, path: Path) -> None:

@@ -7,6 +7,7 @@ from txtrain.strategy.gradients import (
     clip_gradients,
     drop_step,
     gradients_overflow,
+    not_finite,
     step_was_left_out,
     weight_not_finite,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "gradients_overflow",
     "is_lost",
     "made_once",
+    "not_finite",
     "shard",
     "step_was_left_out",
     "weight_not_finite",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from txtrain.model.finite import first_not_finite
+from txtrain.model.finite import first_not_finite, is_finite
 from txtrain.strategy.zero import DeepSpeed
 
 
@@ -64,13 +64,42 @@ def drop_step(task: Any, optimizer: Any) -> None:
 def weight_not_finite(task: Any) -> str | None:
     """The name of a weight with NaN or infinity on any device, None if there is none; every rank must call it."""
     found = first_not_finite((name, _held(parameter)) for name, parameter in task.model.named_parameters())
-    if task.trainer.strategy.reduce_boolean_decision(found is None):
+    return _agreed(task, found) if _any(task, found is not None) else None
+
+
+def not_finite(task: Any) -> tuple[str, str] | None:
+    """Which of a run's weights or moments has NaN or infinity on any device: its kind, and its name.
+
+    None if there is none; every rank must call it.
+    """
+    if weight := weight_not_finite(task):
+        return "weights", weight
+    strategy = task.trainer.strategy
+    held = (("", tensor) for tensor in strategy.held_moments())
+    if not _any(task, first_not_finite(held) is not None):
         return None
-    names: list[str | None] = [found]
+    names = [
+        f"{key} of {name}"
+        for name, parameter in strategy.trained().items()
+        for key, moment in strategy.whole_moments(parameter)
+        if not is_finite(moment)
+    ]
+    found = _agreed(task, names[0] if names else None)
+    return ("moments", found) if found else None  # else it is in what fills up a shard, and belongs to no weight
+
+
+def _any(task: Any, here: bool) -> bool:
+    """Whether something holds on any device."""
+    return not task.trainer.strategy.reduce_boolean_decision(not here)
+
+
+def _agreed(task: Any, name: str | None) -> str | None:
+    """The first name that any process has found, the same on all of them."""
+    names = [name]
     if task.trainer.world_size > 1:
-        names = [None] * task.trainer.world_size
-        dist.all_gather_object(names, found)
-    return next(name for name in names if name is not None)
+        names *= task.trainer.world_size
+        dist.all_gather_object(names, name)
+    return next((found for found in names if found is not None), None)
 
 
 def _held(parameter: nn.Parameter) -> Tensor:

@@ -160,6 +160,15 @@ class Portable(Strategy):
         """Puts a whole weight, the same on all ranks, into the model and the optimizer."""
         self._set_weight(parameter, value)
 
+    def held_moments(self) -> Iterator[Tensor]:
+        """What this process holds of the optimizer's moments, whole or in pieces."""
+        for state in self.optimizers[0].state.values():
+            yield from (_held(value) for value in state.values() if isinstance(value, Tensor))
+
+    def whole_moments(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+        """A weight's moments by key, whole on all ranks; each must call it."""
+        return self._whole_moments(parameter)
+
     @torch.no_grad()
     def follow_weights(self, share: float) -> None:
         """Moves the average of each weight that trains by a share of the way towards it; the first is the weight."""

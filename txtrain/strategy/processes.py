@@ -1,5 +1,6 @@
 """The end of a run's processes, as it should be whether the run ended well or not."""
 
+import hashlib
 import logging
 import os
 import signal
@@ -16,9 +17,12 @@ from lightning import Trainer
 from torch import Tensor
 
 from txtrain.errors import UserError
+from txtrain.launch import find_launch
 
 # What a process may take to end by itself, in seconds. One that waits for another in a collective does not.
 PATIENCE = 10.0
+
+TELLING = 2.0  # seconds in which the first process meets a mistake that all of them have met
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ def ending_processes(trainer: Trainer) -> Iterator[None]:
     """
     environment, linear = dict(os.environ), F.linear
     watch = _Watch(trainer)
+    mistakes = _Mistakes()
     watch.start()
     try:
         yield
@@ -39,13 +44,17 @@ def ending_processes(trainer: Trainer) -> Iterator[None]:
             dist.barrier()  # the first process is where the others meet, so none leaves before all are done
     except BaseException as error:
         told = watch.first_to_fail() if is_lost(error) else None
+        if isinstance(error, UserError):
+            error.told = mistakes.are_told(str(error))
         watch.stop()
         _leave(environment, linear)
         asked = isinstance(error, KeyboardInterrupt | SystemExit) and not getattr(error, "agreed", False)
         for child in watch.children:
             _end(child, patience=0 if asked else PATIENCE)
         if told:
-            raise UserError(told) from error
+            lost = UserError(told)
+            lost.told = watch.orphan and os.environ.get("LOCAL_RANK") != "1"  # of those left behind the next one tells
+            raise lost from error
         raise
     watch.stop()
     _leave(environment, linear)
@@ -57,6 +66,33 @@ def ending_processes(trainer: Trainer) -> Iterator[None]:
 def is_lost(error: BaseException) -> bool:
     """Whether an error says that another process cannot be reached: it has one of its own, or was killed."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
+class _Mistakes:
+    """Mistakes that all processes of a run meet, such as weights that are not finite: the first one tells them.
+
+    Words for the others are left in the store of the process group, which is kept here until this process has waited
+    for those that it started.
+    """
+
+    def are_told(self, message: str) -> bool:
+        """Whether the first process tells this mistake, so that this one need not; waits a moment for it to do so."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return False
+        self._store = dist.distributed_c10d._get_default_store()
+        key = f"txtrain/mistake/{hashlib.sha256(message.encode()).hexdigest()}"
+        try:
+            if dist.get_rank() == 0:
+                self._store.set(key, "")
+                return False
+            deadline = time.monotonic() + TELLING
+            while time.monotonic() < deadline:
+                if self._store.check([key]):
+                    return True
+                time.sleep(0.05)
+        except RuntimeError:  # whoever kept the store has ended
+            pass
+        return False
 
 
 class _Watch(threading.Thread):
@@ -75,12 +111,16 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         while not self._done.wait(1.0):
             self._take_over()
-            orphan = self._parent not in (None, os.getppid())
-            if (orphan or self._dead()) and not self._done.wait(2 * PATIENCE):
-                log.error("%s", self._dead() or "The process of the first device has ended")
+            if (self.orphan or self._dead()) and not self._done.wait(2 * PATIENCE):
+                log.error("%s", self._dead() or self._parents_end())
                 for child in self.children:
                     child.kill()
                 os._exit(1)
+
+    @property
+    def orphan(self) -> bool:
+        """Whether the process that started this one for another device has ended."""
+        return self._parent not in (None, os.getppid())
 
     def stop(self) -> None:
         self._take_over()
@@ -94,7 +134,15 @@ class _Watch(threading.Thread):
             time.sleep(0.1)
             if self.children and (told := self._dead()):
                 return told
+            if self.orphan:
+                return self._parents_end()
         return "another process of this run has ended: if nothing above says why, it was killed (out of memory?)"
+
+    def _parents_end(self) -> str:
+        """How the process ended that started this one: if it had failed, it would have waited for this one."""
+        starter = find_launch().starter
+        first = "the process of device 0, which started this one," if starter == "python" else starter
+        return f"{first} was ended without a word: it was killed (a machine out of memory does that)"
 
     def _take_over(self) -> None:
         with self._lock:

@@ -140,6 +140,11 @@ class DeepSpeed(Portable, DeepSpeedStrategy):
     def _set_moments(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
         shards.set_moments(self.optimizers[0], moments)
 
+    def held_moments(self) -> Iterator[Tensor]:
+        zero: Any = self.optimizers[0]
+        for state in zero.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
     def forget_moments(self, parameters: Iterable[nn.Parameter]) -> None:
         for parameter in parameters:
             moments = {key: value for key, value in self._whole_moments(parameter) if value.dim()}
