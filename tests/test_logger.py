@@ -255,6 +255,19 @@ def test_libraries_speak_in_the_log_only(run_dir: Path) -> None:
     assert [word for word in ("ours", "GPU", "theirs", "a warning") if word not in written] == []
 
 
+def test_train_log_has_the_run_and_nothing_of_what_wandb_does_inside(run_dir: Path, restored_logging: None) -> None:
+    setup_logging(run_dir, 0)
+    logging.getLogger("wandb").setLevel(logging.DEBUG)  # as W&B does where it is imported first here
+    logging.getLogger("txtrain.train").info("the run")
+    logger = start(run_dir)
+    logger[0].log_metrics({"train/loss": 1.0}, step=1)
+    logging.getLogger("wandb").warning("a warning of theirs")
+    close_loggers(logger)
+    lines = [line.partition("  ")[2] for line in (run_dir / "train.log").read_text().splitlines()]
+    assert lines[:2] == ["the run", "a warning of theirs"]
+    assert len(lines) == 3 and lines[2].startswith("W&B: logged offline")
+
+
 def test_other_ranks_are_silent(run_dir: Path, restored_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging(run_dir, 1)
     logging.getLogger("txtrain.train").warning("twice")

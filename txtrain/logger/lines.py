@@ -29,6 +29,7 @@ def setup_logging(run_dir: Path | None, rank: int) -> None:
     if run_dir is not None and rank == 0:
         file = _File(run_dir / "train.log", encoding="utf-8", delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        file.addFilter(_is_no_internal)
     _replace_handlers(ours, [_Terminal(), file])
     ours.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     logging.raiseExceptions = False  # libraries log to files of their own, and a full disk is told by ours
@@ -37,7 +38,11 @@ def setup_logging(run_dir: Path | None, rank: int) -> None:
         warnings.filterwarnings("ignore", message)
     for name in LIBRARIES:
         _replace_handlers(logging.getLogger(name), [file])
-    logging.getLogger("wandb").setLevel(logging.WARNING)  # it has a log of its own
+
+
+def _is_no_internal(record: logging.LogRecord) -> bool:
+    """W&B has a log of its own for what it does inside. It sets the level of its logger where it is imported."""
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] != "wandb"
 
 
 def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
