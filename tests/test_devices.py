@@ -1,13 +1,17 @@
 """The devices that a run asks for, and those that the jobs of a sweep are given."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from hydra_plugins.txtrain_launcher.leases import Leases, Request
-from txtrain.devices import accelerator_kind, count_devices
+from txtrain.devices import accelerator_kind, count_devices, machine_memory
 from txtrain.errors import UserError
+from txtrain.train import check_memory
 
 
 @pytest.fixture
@@ -113,3 +117,41 @@ def test_jobs_on_cpus_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert four.environment(one, [0], jobs=2) == {"OMP_NUM_THREADS": "8"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert four.environment(one, [0], jobs=9) == {}
+
+
+V2, V1 = "sys/fs/cgroup/{}memory.max", "sys/fs/cgroup/memory/{}memory.limit_in_bytes"
+
+
+@pytest.mark.parametrize(
+    "groups, limits, memory",
+    [
+        ("0::/\n", {}, None),
+        ("0::/\n", {V2.format(""): "1000\n"}, 1000),  # in a container
+        ("0::/\n", {V2.format(""): "max\n"}, None),
+        ("0::/job/step\n", {V2.format("job/step/"): "max\n", V2.format("job/"): "3000\n"}, 3000),  # of a level above
+        ("0::/job/step\n", {V2.format("job/step/"): "2000\n", V2.format("job/"): "3000\n"}, 2000),
+        ("0::/job/step\n", {V2.format(""): "1000\n"}, 1000),  # a name outside, and a mount that begins at the group
+        ("0::/../other\n", {V2.format(""): "1000\n", "sys/fs/other/memory.max": "1\n"}, 1000),
+        ("9:cpu,memory:/a:b\n0::/\n", {V1.format("a:b/"): "500\n", V1.format(""): "9223372036854771712\n"}, 500),
+        ("9:cpuset:/a\n", {V1.format("a/"): "500\n"}, None),  # of a group that has no memory
+        ("0::/a\n", {V2.format("unified/a/"): "700\n"}, 700),
+        ("0::/a\n", {V2.format("a/"): "\n"}, None),
+        (None, {}, None),  # another system
+    ],
+)
+def test_the_memory_of_a_container_counts(
+    tmp_path: Path, groups: str | None, limits: dict[str, str], memory: int | None
+) -> None:
+    for name, text in ({"proc/self/cgroup": groups} if groups else {}).items() | limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine_memory(tmp_path) == (memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def test_a_model_larger_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("txtrain.train.machine_memory", lambda: 2**30)
+    with torch.device("meta"):
+        model = nn.Linear(2**14, 2**14 + 1, bias=False)
+    with pytest.raises(UserError, match=r"take 1\.0 GiB, and this machine, or its container, has 1\.0 GiB"):
+        check_memory(model, "32-true")
+    check_memory(model, "bf16-true")

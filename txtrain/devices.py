@@ -4,7 +4,8 @@ PyTorch is imported where a GPU may be meant: it takes seconds, which a sweep on
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from txtrain.errors import UserError
@@ -79,6 +80,42 @@ def device_numbers(devices: int | str | Sequence[int]) -> list[int]:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_memory(root: Path = Path("/")) -> int:
+    """Bytes of main memory that this process may take: the machine's, or less in a container or a job with a limit.
+
+    Args:
+        root: of the file system.
+    """
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *_memory_limits(root)])
+
+
+def _memory_limits(root: Path) -> Iterator[int]:
+    """Those of this process's control groups and of all above them, of version 2 or 1
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html).
+    """
+    mounts = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        # A container may see the name that its group has outside, while the mount in it begins at the group.
+        own = PurePosixPath("" if ".." in group else group.lstrip("/"))
+        for level in (own, *own.parents):
+            if not controllers:
+                files = [mounts / level / "memory.max", mounts / "unified" / level / "memory.max"]
+            elif "memory" in controllers.split(","):
+                files = [mounts / "memory" / level / "memory.limit_in_bytes"]
+            else:
+                files = []
+            yield from (int(text) for text in map(_text, files) if text.strip().isdigit())
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def find_device(name: str) -> "torch.device":

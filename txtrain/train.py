@@ -21,6 +21,7 @@ from txtrain.callbacks.description import describe_memory, describe_run
 from txtrain.config import instantiate, to_plain
 from txtrain.data.base import Data
 from txtrain.data.labels import class_weights
+from txtrain.devices import machine_memory
 from txtrain.durations import as_typed, max_seconds
 from txtrain.errors import UserError
 from txtrain.interop.choice import EXPORTED, check_export, merged_axes
@@ -187,7 +188,7 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
 
 
 def check_memory(model: nn.Module, precision: int | str) -> None:
-    """Refuses a model whose weights alone, which are made in the machine's memory first, are more than that.
+    """Refuses a model whose weights alone, which are made in main memory first, are more than there is for a process.
 
     Args:
         model: on the meta device.
@@ -195,11 +196,12 @@ def check_memory(model: nn.Module, precision: int | str) -> None:
     """
     width = 2 if str(precision).endswith("16-true") else 8
     needed = sum(weight.numel() * min(weight.element_size(), width) for weight in model.parameters())
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = machine_memory()
     if needed > there:
         raise UserError(
-            f"the model's weights alone take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f} GiB "
-            "of memory: make model.dim, model.num_layers or the vocabulary smaller, or type dry_run=true to describe it"
+            f"the model's weights alone take {needed / 2**30:,.1f} GiB, and this machine, or its container, has "
+            f"{there / 2**30:,.1f} GiB of memory: make model.dim, model.num_layers or the vocabulary smaller, or type "
+            "dry_run=true to describe it"
         )
 
 
