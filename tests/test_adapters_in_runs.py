@@ -10,8 +10,8 @@ import transformers
 
 from txtrain.cli import main
 from txtrain.config import saved_config
+from txtrain.run_model import adapted_model, model_of_run
 from txtrain.saving import BASE, WEIGHT, Reader, list_checkpoints
-from txtrain.start import adapted_model, model_of_run
 from txtrain.trained import find_best, load_trained
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"

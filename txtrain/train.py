@@ -30,8 +30,9 @@ from txtrain.logger import close_loggers, setup_logging
 from txtrain.model.head import Loss
 from txtrain.owner import releasing_runs
 from txtrain.run import RunDirectory
+from txtrain.run_model import parts_anew, with_trained
 from txtrain.saving import checkpoint_step, read_state, resume_point
-from txtrain.start import find_trained, parts_anew, with_trained
+from txtrain.start import find_trained
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
 from txtrain.trainer import check_numbers, divide_steps, new_trainer

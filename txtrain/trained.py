@@ -25,17 +25,17 @@ from txtrain.interop.peft_config import is_adapter
 from txtrain.launch import find_launch
 from txtrain.model import EncoderDecoder, EncoderWithHead
 from txtrain.model.finite import first_not_finite
-from txtrain.saving import BEST, find_checkpoint
-from txtrain.start import (
+from txtrain.run_model import (
     class_of,
     labels_of_run,
     merged_config,
     model_of_run,
-    seen_or_heard,
     sizes_of_run,
     trained_weights,
     with_weights,
 )
+from txtrain.saving import BEST, find_checkpoint
+from txtrain.start import seen_or_heard
 
 if TYPE_CHECKING:
     from txtrain.task.base import Task

@@ -21,8 +21,8 @@ from txtrain.model.checkpointing import KeepAll
 from txtrain.model.head import Loss
 from txtrain.model.lora import LoRA
 from txtrain.optim import sgd
+from txtrain.run_model import with_trained
 from txtrain.schedule import Cosine
-from txtrain.start import with_trained
 from txtrain.strategy import memory, shards
 from txtrain.task.causal_lm import CausalLM
 

@@ -15,7 +15,7 @@ from txtrain.model.explain import explain_attention
 from txtrain.model.lora import adapters, parameter_counts
 from txtrain.optim import is_small
 from txtrain.printable import short
-from txtrain.start import class_of
+from txtrain.run_model import class_of
 from txtrain.strategy import OneDevice
 
 AXES = ("encoding", "norm", "attention", "ffn", "optimizer", "schedule")

@@ -25,7 +25,7 @@ from txtrain.plots.canvas import check_matplotlib
 from txtrain.plots.folder import hang
 from txtrain.plots.gallery import Choice, Gallery
 from txtrain.plots.guesses import Guesses
-from txtrain.start import class_of
+from txtrain.run_model import class_of
 from txtrain.strategy import ending_processes
 from txtrain.task.causal_lm import CausalLM
 from txtrain.task.classification import Classification

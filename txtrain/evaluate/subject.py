@@ -20,8 +20,8 @@ from txtrain.errors import UserError
 from txtrain.mixtures import spread
 from txtrain.model.transformer import TransformerStack
 from txtrain.records import DataRecord, read_record
+from txtrain.run_model import class_of
 from txtrain.schema import arguments
-from txtrain.start import class_of
 from txtrain.task.classification import Classification
 from txtrain.train import check_content
 from txtrain.trained import Trained, load_trained

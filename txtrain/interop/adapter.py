@@ -15,8 +15,8 @@ from txtrain.interop.folder import Imported, is_folder, read_folder
 from txtrain.interop.peft import TENSORS, write_adapter
 from txtrain.interop.tokenizer import write_tokenizer
 from txtrain.interop.unfinished import unfinished
+from txtrain.run_model import adapted_model, class_of, labels_of_run, model_of_run
 from txtrain.saving import read_state
-from txtrain.start import adapted_model, class_of, labels_of_run, model_of_run
 from txtrain.trained import find_checkpoint_of
 
 TOKENS = 16
