@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
 from txtrain.completion import QUERY, complete
@@ -140,34 +141,54 @@ def audit(arguments: Sequence[str]) -> int:
 
 def generate(arguments: Sequence[str]) -> int:
     """Write text with a trained model: txtrain generate MODEL "prompt"."""
-    from txtrain.generate.command import generate
-
-    generate(arguments)
+    use("txtrain.generate.command:generate", arguments)
     return 0
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure how good trained models are: txtrain eval MODEL."""
-    from txtrain.evaluate.command import evaluate
+    from txtrain.launch import find_launch
+    from txtrain.terminal import Phase
 
+    loading = Phase("loading PyTorch and Lightning")
+    if find_launch().rank == 0:
+        loading.start()
+    try:
+        from txtrain.evaluate.command import evaluate
+    finally:
+        loading.stop()
     evaluate(arguments)
     return 0
 
 
 def predict(arguments: Sequence[str]) -> int:
     """Say what a trained model makes of new inputs: txtrain predict MODEL INPUTS."""
-    from txtrain.predict.command import predict
-
-    predict(arguments)
+    use("txtrain.predict.command:predict", arguments)
     return 0
 
 
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a Hugging Face folder: txtrain export MODEL FOLDER."""
-    from txtrain.interop.export import export
-
-    export(arguments)
+    use("txtrain.interop.export:export", arguments)
     return 0
+
+
+def use(command: str, arguments: Sequence[str]) -> None:
+    """Calls a command whose standard output is its result: what it tells of its progress goes to standard error.
+
+    Args:
+        command: `module:function`, whose import may take seconds.
+        arguments: of the command.
+    """
+    from txtrain.terminal import Phase, telling_on_errors
+
+    with telling_on_errors():
+        with Phase("loading PyTorch"):
+            function = resolve_name(command)
+        from txtrain.logger import setup_logging
+
+        setup_logging(None, 0)
+        function(arguments)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -37,6 +39,16 @@ if console.width < 1:  # COLUMNS=0, in which nothing would be shown
     console.width = 80
 
 
+@contextmanager
+def telling_on_errors() -> Iterator[None]:
+    """Around a command whose standard output is its result: all else goes to standard error."""
+    before, console.stderr = console.stderr, True
+    try:
+        yield
+    finally:
+        console.stderr = before
+
+
 class Phase:
     """A spinner with a text in a terminal; elsewhere a line, if it takes longer than two seconds.
 
@@ -56,9 +68,15 @@ class Phase:
             self._status = console.status(self.text)
             self._status.start()
         else:
-            self._timer = threading.Timer(SILENCE, log.info, [f"{self.text} ..."])
+            self._timer = threading.Timer(SILENCE, self._tell)
             self._timer.daemon = True
             self._timer.start()
+
+    def _tell(self) -> None:
+        if logging.getLogger("txtrain").handlers:
+            log.info("%s ...", self.text)
+        else:  # too early: the modules that set up logging are being loaded
+            console.print(f"{self.text} ...")
 
     def stop(self) -> None:
         """Also without a start."""

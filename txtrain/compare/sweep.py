@@ -239,6 +239,12 @@ class Sweep:
             print(f"try the failed jobs again: {self.go_on} hydra.launcher.retry_failed=true", flush=True)
 
 
+def list_sweeps(folder: Path) -> list[Path]:
+    """The sweeps in a folder of runs, or in a folder of sweeps, the newest first."""
+    found = [*folder.glob("sweeps/*/jobs.json"), *folder.glob("*/jobs.json")]
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
 def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"

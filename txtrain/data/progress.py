@@ -27,10 +27,11 @@ class Progress:
         doing: in a word or two, such as `tokenizing`.
         total: units in all; None where nobody knows.
         unit: of what is counted.
+        shown: whether it is told; not where the results are, and appear as they come.
     """
 
-    def __init__(self, doing: str, total: float | None = None, *, unit: str = "B") -> None:
-        self.doing, self.total, self.unit = doing, total, unit
+    def __init__(self, doing: str, total: float | None = None, *, unit: str = "B", shown: bool = True) -> None:
+        self.doing, self.total, self.unit, self.shown = doing, total, unit, shown
         self.done = 0.0
         self._began = 0.0
         self._over = threading.Event()
@@ -54,7 +55,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._began = time.monotonic()
-        if log.isEnabledFor(logging.INFO):
+        if self.shown and log.isEnabledFor(logging.INFO):
             self._thread.start()
         return self
 
@@ -71,7 +72,9 @@ class Progress:
         if not console.is_terminal:
             self._print_lines()
             return
-        with Bar(BarColumn(bar_width=24), TextColumn("{task.description}"), console=console, transient=True) as bar:
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+        # Standard output stays as it is where the bar is on standard error: results go there.
+        with Bar(*columns, console=console, transient=True, redirect_stdout=not console.stderr) as bar:
             task = bar.add_task(self.text(), total=self.total)
             while not self._over.wait(REFRESH):
                 bar.update(task, description=self.text(), completed=self.done)

@@ -3,6 +3,7 @@
 import logging
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from txtrain.config import instantiate
 from txtrain.errors import UserError
 from txtrain.evaluate.meter import Meter
 from txtrain.evaluate.plot import check_plot, plot
+from txtrain.evaluate.progress import Telling
 from txtrain.evaluate.result import Bucket, Result, edges, table, table_by_position, write
 from txtrain.evaluate.subject import Subject, check_length, new_subject, sample_length, typed_keys
+from txtrain.evaluate.sweeps import expand
 from txtrain.launch import find_launch
 from txtrain.logger import setup_logging
 from txtrain.model.transformer import TransformerStack
@@ -36,12 +39,13 @@ DESCRIPTION = """The loss and other numbers of trained models on their task.
 
   txtrain eval runs/gpt/RUN                                      on its own validation data
   txtrain eval runs/gpt/RUN data=text data.path=my.txt           on other text, all of it
+  txtrain eval runs/gpt/sweeps/SWEEP                             all of its jobs, named by their overrides
   txtrain eval RUN RUN --by-position data.seq_len=2048 --plot f.png    against the length of context
   txtrain eval runs/gpt/RUN trainer.devices=8 strategy=fsdp      on several devices: the same numbers
   txtrain eval runs/gpt/RUN --plots --layers 0,5 --heads 0,3     pictures of it, into the run's folder
 
-MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder, which needs
-data=. Overrides are those of train, of the groups data, trainer and strategy."""
+MODEL is a run directory (its best checkpoint), a checkpoint of it, a sweep's directory, or a Hugging Face model's
+folder, which needs data=. Overrides are those of train, of the groups data, trainer and strategy."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         launch.agree(composed.trainer, options.overrides)
         if launch.rank and launch.starter != "python":
             launch.hear()
-        subjects = iter_subjects(options.models, composed, typed)
+        subjects = iter_subjects(expand(options.models), composed, typed)
         first = next(subjects)
         if options.by_position and class_of(first.config.task, "task") is not CausalLM:
             raise UserError(
@@ -117,15 +121,21 @@ def numbers(text: str) -> list[int]:
         raise ArgumentTypeError(f"{text} are no numbers, type them such as 0,5") from None
 
 
-def iter_subjects(models: Sequence[str], composed: DictConfig, typed: set[str]) -> Iterator[Subject]:
-    """The models one after the other, so that one is held at a time. Of several, those that cannot are left out."""
+def iter_subjects(models: Sequence[tuple[str, str]], composed: DictConfig, typed: set[str]) -> Iterator[Subject]:
+    """The models one after the other, so that one is held at a time. Of several, those that cannot are left out.
+
+    Args:
+        models: label and path of each.
+        composed: what the command line would make of a new run.
+        typed: the keys that the user gave.
+    """
     first, found = None, False
-    for number, name in enumerate(models, start=1):
-        subject = new_subject(name, composed, typed)
+    for number, (name, path) in enumerate(models, start=1):
+        subject = replace(new_subject(path, composed, typed), name=name)
         first = first or subject.config
         if subject.config.trainer.precision != first.trainer.precision:
             raise UserError(
-                f"{name} was trained with trainer.precision={subject.config.trainer.precision} and {models[0]} with "
+                f"{name} was trained with trainer.precision={subject.config.trainer.precision} and {models[0][0]} with "
                 f"{first.trainer.precision}: type trainer.precision={first.trainer.precision} to compare them"
             )
         reason = check_length(subject)
@@ -150,7 +160,8 @@ def measure(
     gallery = Gallery(options.choice, model, samples, guesses) if options.plots else None
     instead = meter or guesses
     task = new_task(config, parts | {"task": new} | ({"loss": instead} if instead else {}), lambda: model, None)
-    trainer.callbacks = [callback for callback in (meter, guesses, gallery) if callback is not None]
+    telling = Telling(subject.name)
+    trainer.callbacks = [callback for callback in (meter, guesses, telling, gallery) if callback is not None]
     limit = config.trainer.limit_val_batches
     if not limit:
         raise UserError("trainer.limit_val_batches=0 evaluates nothing: type trainer.limit_val_batches=1.0")

@@ -63,6 +63,8 @@ class Result:
         """As plain JSON."""
         found = without_nan({"model": self.model} | self.metrics | {self.counted: self.targets})
         found["data"] = self.text
+        if self.run is not None:
+            found["run"] = str(self.run)
         if self.seq_len is not None:
             found |= {"seq_len": self.seq_len, "trained_len": self.trained_len}
         found["encoding"] = self.encoding

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from txtrain.data.images import see_as
 from txtrain.data.pixels import Pixels
 from txtrain.data.tokenizer import Byte, Pretrained, Tokenizer
 from txtrain.errors import UserError
+from txtrain.launch import find_launch
 from txtrain.mixtures import spread
 from txtrain.model.transformer import TransformerStack
 from txtrain.records import DataRecord, read_record
 from txtrain.run_model import class_of
 from txtrain.schema import arguments
 from txtrain.task.classification import Classification
+from txtrain.terminal import Phase
 from txtrain.train import check_content
 from txtrain.trained import Trained, load_trained
 
@@ -82,7 +85,8 @@ def new_subject(name: str, composed: DictConfig, typed: set[str]) -> Subject:
     Raises:
         UserError: there is no such model, or no such text, or they do not go together.
     """
-    trained = load_trained(name, dtype=torch.float32)
+    with Phase("loading the model") if find_launch().rank == 0 else nullcontext():
+        trained = load_trained(name, dtype=torch.float32)
     run = trained.folder if (trained.folder / "config.yaml").is_file() else None
     config = composed.copy() if run is None else run_config(composed, saved_config(run), typed)
     named_data = bool(chosen_data(typed))

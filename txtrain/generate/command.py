@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from txtrain.data.progress import Progress
 from txtrain.data.template import Message
 from txtrain.devices import find_device
 from txtrain.errors import UserError
@@ -14,6 +15,7 @@ from txtrain.generate.options import DTYPES, new_sampling, parse
 from txtrain.generate.prompts import Prompt, PromptEncoder, conversation, read_prompts
 from txtrain.generate.writer import Writer
 from txtrain.printable import printable
+from txtrain.terminal import Phase
 from txtrain.trained import load_trained
 
 
@@ -25,7 +27,8 @@ def generate(arguments: Sequence[str]) -> None:
     prompts = list(read_prompts(options.file, chat=options.chat, system=options.system)) if options.file else []
     if options.file and not prompts:
         raise UserError(f"--file {options.file} has no prompts: give a line each")
-    trained = load_trained(options.model, device=device, dtype=DTYPES[options.dtype])
+    with Phase("loading the model"):
+        trained = load_trained(options.model, device=device, dtype=DTYPES[options.dtype])
     encoder = PromptEncoder(trained, chat=options.chat)
     writer = Writer(
         trained,
@@ -53,11 +56,13 @@ def speak(writer: Writer, encoder: PromptEncoder, prompt: Prompt) -> tuple[Conti
     Reading the prompt does not count, unless all comes at once, as it does from beam search.
     """
     text = writer.new_text(encoder.encode(prompt), encoder.end_tokens)
-    began, first = time.perf_counter(), None
-    for told in writer.write([text]):
-        for _, piece in told:
-            print(shown(piece), end="", flush=True)
-        first = first or (len(text.tokens), time.perf_counter())
+    began, first, waiting = time.perf_counter(), None, Phase("reading the prompt")
+    with waiting:
+        for told in writer.write([text]):
+            waiting.stop()
+            for _, piece in told:
+                print(shown(piece), end="", flush=True)
+            first = first or (len(text.tokens), time.perf_counter())
     print(flush=True)
     tokens, since = first if first and first[0] < len(text.tokens) else (0, began)
     return text, (len(text.tokens) - tokens) / max(time.perf_counter() - since, 1e-9)
@@ -103,12 +108,14 @@ def write_file(writer: Writer, encoder: PromptEncoder, prompts: Sequence[tuple[s
             texts.append((prompt, writer.new_text(encoder.encode(prompt), encoder.end_tokens)))
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
-    for first in range(0, len(texts), batch_size):
-        batch = texts[first : first + batch_size]
-        for _ in writer.write([text for _, text in batch], first):
-            pass
-        for prompt, text in batch:
-            print(json.dumps(record(prompt, text), ensure_ascii=False), flush=True)
+    with Progress("generating", len(texts), unit="prompts", shown=not sys.stdout.isatty()) as progress:
+        for first in range(0, len(texts), batch_size):
+            batch = texts[first : first + batch_size]
+            for _ in writer.write([text for _, text in batch], first):
+                pass
+            for prompt, text in batch:
+                print(json.dumps(record(prompt, text), ensure_ascii=False), flush=True)
+            progress.advance(len(batch))
     full = [why for _, text in texts if (why := writer.why_full(text))]
     if full:
         print(f"({len(full)} of {len(texts)} ended by {full[0]})", file=sys.stderr)

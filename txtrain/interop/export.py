@@ -25,6 +25,7 @@ from txtrain.interop.unfinished import unfinished
 from txtrain.interop.weights import INDEX, SINGLE
 from txtrain.model.patches import Pieces
 from txtrain.saving import write_tensors
+from txtrain.terminal import Phase
 from txtrain.trained import Trained, load_trained
 
 DESCRIPTION = """A trained model as a folder for transformers, vLLM and others.
@@ -49,11 +50,14 @@ def export(arguments: Sequence[str]) -> None:
         export_adapter(options.model, folder)
         return
     saved = read_folder(options.model).dtype if is_folder(options.model) else torch.float32
-    trained = load_trained(options.model, dtype=DTYPES.get(options.dtype, saved))
+    with Phase("loading the model"):
+        trained = load_trained(options.model, dtype=DTYPES.get(options.dtype, saved))
     family = choose_family(trained, options.family)
     with unfinished(folder) as partial:
-        write_folder(partial, trained, family, shard_bytes=int(options.shard_gb * 1e9))
-        checked = compare(trained, partial)
+        with Phase(f"writing {folder}"):
+            write_folder(partial, trained, family, shard_bytes=int(options.shard_gb * 1e9))
+        with Phase("comparing the logits of the folder and the model"):
+            checked = compare(trained, partial)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     print(f"{folder}: {family.model_types[0]}, {size / 1e6:.1f} MB, {checked}")
 

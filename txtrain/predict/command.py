@@ -1,37 +1,42 @@
 """`txtrain predict`: a line of JSON for each input, in batches from files, or at once for each line that comes."""
 
-import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 import yaml
 
 from txtrain.arguments import Parser
-from txtrain.compose import split
 from txtrain.config import unknown_key
+from txtrain.data.progress import Progress
 from txtrain.devices import find_device
 from txtrain.errors import UserError
-from txtrain.predict.inputs import STREAM, Input, find_inputs, listen, parse_line, read_inputs
+from txtrain.predict.inputs import STREAM, Input, as_text, find_inputs, listen, parse_line, read_inputs, size_of
+from txtrain.predict.output import Output, opened
 from txtrain.predict.predictor import Predictor
 from txtrain.schema import arguments as signature
 from txtrain.schema import check_value
+from txtrain.terminal import Phase
 from txtrain.trained import Trained, load_trained
 
 DESCRIPTION = """What a trained model says of new inputs, a line of JSON for each.
 
+  txtrain predict runs/NAME/RUN "a text"                      that text
   txtrain predict runs/NAME/RUN inputs.jsonl > told.jsonl     a batch: .jsonl, .csv, .tsv, .txt (a line each)
+  txtrain predict runs/NAME/RUN inputs.csv --output told.csv  a table of it
   txtrain predict runs/NAME/RUN 'pictures/*.png'              files that are an input each, or a folder of them
   some program | txtrain predict runs/NAME/RUN -              lines of standard input, each answered at once
 
-MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder. KEY=VALUE are
+MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder. An input that is
+a path is a file, else a text; --text says that it is one (its text may be a JSON object, as a line may). KEY=VALUE are
 options of its task, which the task's page in docs/tasks names. An input's own fields come first in its line; one that
 cannot be read has its error there, and they are counted at the end."""
+OVERRIDE = re.compile(r"\w+=")  # as one types an option; a text may have = behind other words
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,22 +44,29 @@ def predict(arguments: Sequence[str]) -> None:
     """Does what the command line asks for."""
     options = parse(arguments)
     device = find_device(options.device)
-    trained = load_trained(options.model, device=device, dtype=DTYPES[options.dtype])
+    with Phase("loading the model"):
+        trained = load_trained(options.model, device=device, dtype=DTYPES[options.dtype])
     if trained.task is None or trained.task.predictor is None:
         raise UserError(f"{options.model} continues texts: type txtrain generate {options.model}")
     predictor = new_predictor(trained.task.predictor, trained, options.overrides)
-    with ExitStack() as stack:
-        output = stack.enter_context(_written(options.output)) if options.output else sys.stdout
-        if options.inputs == [STREAM]:
+    if options.inputs == [STREAM]:
+        with opened(options.output) as output:
             answer(predictor, output)
-        else:
-            files = find_inputs(options.inputs, predictor.suffixes)
-            told, bad = 0, list[str]()
-            for batch in _batches(read_inputs(files, predictor.suffixes), options.batch_size):
+        return
+    found = [
+        *find_inputs(options.inputs, predictor.suffixes),
+        *(as_text(text, predictor.suffixes) for text in options.text),
+    ]
+    shown = options.output is not None or not sys.stdout.isatty()  # else the lines appear as they come
+    told, bad = 0, list[str]()
+    with opened(options.output) as output:
+        with Progress("predicting", size_of(found, predictor.suffixes), unit="inputs", shown=shown) as progress:
+            for batch in _batches(read_inputs(found, predictor.suffixes), options.batch_size):
                 bad += tell(predictor, batch, output, stop=options.on_bad == "stop")
                 told += len(batch)
-            if bad:
-                count(bad, told)
+                progress.advance(len(batch))
+        if bad:
+            count(bad, told)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -65,18 +77,20 @@ def parse(arguments: Sequence[str]) -> Namespace:
         description=DESCRIPTION,
     )
     add = parser.add_argument
-    add("words", metavar="MODEL INPUT", nargs="*", help="the model, and files, folders, globs, or - for standard input")
+    add("words", metavar="MODEL INPUT", nargs="*", help="the model, and texts, files, folders, globs, or - for lines")
+    add("--text", action="append", default=[], help="an input that is a text, whatever it looks like; may be repeated")
     add("--batch-size", type=int, default=16, metavar="N", help="inputs that go through the model together (16)")
     add("--on-bad", choices=("skip", "stop"), default="skip", help="what an input does that cannot be read (skip)")
-    add("--output", type=Path, metavar="FILE", help="where to (default: standard output)")
+    add("--output", type=Path, metavar="FILE", help="where to: a table if it is .csv (default: standard output)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     add("--dtype", choices=DTYPES, default="float32", help="of the weights (float32)")
     options = parser.parse_intermixed_args(arguments)
-    words, options.overrides = split(options.words)
-    if len(words) < 2:
+    options.overrides = [word for word in options.words if OVERRIDE.match(word)]
+    words = [word for word in options.words if word not in options.overrides]
+    if len(words) + len(options.text) < 2 or not words:
         raise UserError("predict needs a model and inputs: type txtrain predict runs/NAME/RUN FILE, or - for lines")
     options.model, *options.inputs = words
-    if STREAM in options.inputs and len(options.inputs) > 1:
+    if STREAM in options.inputs and len(options.inputs) + len(options.text) > 1:
         raise UserError("- is standard input, and other inputs are named too: leave out one of them")
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}: give 1 or more")
@@ -97,7 +111,7 @@ def new_predictor(kind: type[Predictor], trained: Trained, overrides: Sequence[s
     return kind(trained, **chosen)
 
 
-def tell(predictor: Predictor, inputs: Sequence[Input], output: TextIO, *, stop: bool = False) -> list[str]:
+def tell(predictor: Predictor, inputs: Sequence[Input], output: Output, *, stop: bool = False) -> list[str]:
     """Writes a line for each input, and says what is wrong with those that cannot be read, which have that in theirs.
 
     All of them are read before the first goes through the model.
@@ -123,7 +137,7 @@ def tell(predictor: Predictor, inputs: Sequence[Input], output: TextIO, *, stop:
     with torch.inference_mode():
         told = dict(zip(read, predictor.predict(list(read.values())), strict=True)) if read else {}
     for number, item in enumerate(inputs):
-        write(output, item.record | (told[number] if number in told else {"error": errors[number]}))
+        output.write(item.record | (told[number] if number in told else {"error": errors[number]}))
     return list(errors.values())
 
 
@@ -139,26 +153,15 @@ def count(bad: Sequence[str], inputs: int) -> None:
     print("warning:", " ".join(told.split()), file=sys.stderr)
 
 
-def answer(predictor: Predictor, output: TextIO) -> None:
+def answer(predictor: Predictor, output: Output) -> None:
     """Answers each line at once; one that cannot be read is told in its place, and the next one is read."""
     for line in listen():
         try:
             tell(predictor, [parse_line(line, predictor.suffixes)], output)
         except UserError as error:  # it is no JSON
-            write(output, {"error": str(error)})
-
-
-def write(output: TextIO, record: dict[str, Any]) -> None:
-    print(json.dumps(record, ensure_ascii=False), file=output, flush=True)
+            output.write({"error": str(error)})
 
 
 def _batches(inputs: Iterator[Input], size: int) -> Iterator[list[Input]]:
     while batch := list(islice(inputs, size)):
         yield batch
-
-
-def _written(path: Path) -> TextIO:
-    try:
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output {path} cannot be written ({error.strerror}): name another file") from error
