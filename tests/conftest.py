@@ -13,6 +13,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(autouse=True)
+def no_lines_of_slow_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests count the lines of commands, and on a busy machine `loading the model ...` would be one more."""
+    monkeypatch.setattr("txtrain.terminal.SILENCE", 600.0)
+
+
 @pytest.fixture
 def no_wandb_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """W&B finds neither a key nor a setting of whoever runs the tests."""

@@ -12,8 +12,10 @@ import torch
 
 from tests import forked
 from txtrain.cli import main
+from txtrain.compare.sweep import Sweep
 from txtrain.evaluate.plot import plot
 from txtrain.evaluate.result import Bucket, Result, edges
+from txtrain.evaluate.sweeps import expand_sweeps
 from txtrain.trained import load_trained
 
 ROOT = Path(__file__).parent.parent
@@ -205,6 +207,58 @@ def test_two_processes_find_the_same(folder, evaluate):
         assert found["loss"] == pytest.approx(one["loss"], **ALIKE)
         assert [bucket["tokens"] for bucket in found["by_position"]] == [b["tokens"] for b in one["by_position"]]
         assert (found["accuracy"], found["tokens"]) == (one["accuracy"], one["tokens"])
+
+
+@pytest.fixture
+def sweep(folder, monkeypatch):
+    """A sweep of three jobs, of which the last has no checkpoint."""
+    monkeypatch.chdir(folder)
+    sweep, path = Sweep(Path("runs/gpt/sweeps/first")), folder / "runs"
+    for number, (run, encoding) in enumerate([("rope", "rope"), ("learned", "learned"), (None, "alibi")]):
+        job = sweep.add([f"encoding={encoding}", "seed=1"], number=number)
+        if run:
+            shutil.copytree(run, job.directory, symlinks=True)
+    sweep.write()
+    yield sweep.directory
+    shutil.rmtree(path)
+
+
+def test_a_sweep_is_all_of_its_jobs_by_their_overrides(sweep, evaluate, capsys):
+    found = evaluate(str(sweep), "rope", "learned")
+    told = capsys.readouterr().out
+    assert f"{sweep}: job 2 has no checkpoint and is left out" in told
+    assert "\nfirst/0 encoding=rope " in told and "\nfirst/1 encoding=learned " in told
+    assert [one["model"] for one in found] == ["first/0 encoding=rope", "first/1 encoding=learned", "rope", "learned"]
+    assert [Path(one["run"]).name for one in found] == ["0", "1", "rope", "learned"]
+    assert [one["loss"] for one in found[:2]] == [one["loss"] for one in found[2:]]
+    assert [label for label, _ in expand_sweeps([str(sweep)])] == ["0 encoding=rope", "1 encoding=learned"]
+    (sweep / "0").rename(sweep / "no")
+    (sweep / "1").rename(sweep / "none")
+    evaluate(str(sweep), code=1)
+    assert "has no job with a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["eval", "MODEL"], ["generate", "MODEL", "a"], ["predict", "MODEL", "a"], ["export", "MODEL", "out"]]
+)
+def test_a_folder_with_nothing_but_sweeps_lists_them(command, sweep, capsys):
+    (sweep.parent / "second").mkdir()
+    (sweep.parent / "second/jobs.json").write_text("[]")
+    os.utime(sweep.parent / "second/jobs.json", (0, 0))
+    for folder in (sweep.parent, sweep.parent.parent):
+        assert main([str(folder) if word == "MODEL" else word for word in command]) == 1
+        [error] = capsys.readouterr().err.splitlines()
+        assert f"{folder} holds no run, only sweeps (" in error
+        assert error.index("sweeps/first") < error.index("sweeps/second")
+        assert f"{sweep}/0, or type txtrain eval " in error
+
+
+def test_init_from_a_folder_with_nothing_but_sweeps_lists_them(sweep, capsys):
+    assert main(["train", *RUN, "init_from=runs/gpt", "dry_run=true"]) == 1
+    [error] = capsys.readouterr().err.splitlines()
+    typed = f"init_from={sweep}/0"
+    assert error == f"error: init_from=runs/gpt holds no run, only sweeps ({sweep}): name a job, such as {typed}"
+    assert main(["train", *RUN, typed, "dry_run=true"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
@@ -60,15 +60,10 @@ def train(arguments: Sequence[str]) -> int:
 def run(config: "DictConfig", overrides: list[str]) -> None:
     """Trains; a job of SLURM whose time is over is queued again, once all that it has open is closed."""
     from txtrain.launch import find_launch, requeue, slurm_job
-    from txtrain.terminal import Phase, console
+    from txtrain.terminal import console
 
-    loading = Phase("loading PyTorch and Lightning")
-    if find_launch().rank == 0:
-        loading.start()
-    try:
+    with _loading("loading PyTorch and Lightning"):
         from txtrain.train import train
-    finally:
-        loading.stop()
     try:
         train(config, overrides)
     except Interrupted as end:
@@ -141,54 +136,48 @@ def audit(arguments: Sequence[str]) -> int:
 
 def generate(arguments: Sequence[str]) -> int:
     """Write text with a trained model: txtrain generate MODEL "prompt"."""
-    use("txtrain.generate.command:generate", arguments)
+    _call("txtrain.generate.command:generate", arguments)
     return 0
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure how good trained models are: txtrain eval MODEL."""
-    from txtrain.launch import find_launch
-    from txtrain.terminal import Phase
-
-    loading = Phase("loading PyTorch and Lightning")
-    if find_launch().rank == 0:
-        loading.start()
-    try:
+    with _loading("loading PyTorch and Lightning"):
         from txtrain.evaluate.command import evaluate
-    finally:
-        loading.stop()
     evaluate(arguments)
     return 0
 
 
 def predict(arguments: Sequence[str]) -> int:
     """Say what a trained model makes of new inputs: txtrain predict MODEL INPUTS."""
-    use("txtrain.predict.command:predict", arguments)
+    _call("txtrain.predict.command:predict", arguments)
     return 0
 
 
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a Hugging Face folder: txtrain export MODEL FOLDER."""
-    use("txtrain.interop.export:export", arguments)
+    _call("txtrain.interop.export:export", arguments)
     return 0
 
 
-def use(command: str, arguments: Sequence[str]) -> None:
-    """Calls a command whose standard output is its result: what it tells of its progress goes to standard error.
+def _call(command: str, arguments: Sequence[str]) -> None:
+    """Run `module:function`, whose standard output is its result: status lines and bars go to standard error."""
+    from txtrain.terminal import status_on_stderr
 
-    Args:
-        command: `module:function`, whose import may take seconds.
-        arguments: of the command.
-    """
-    from txtrain.terminal import Phase, telling_on_errors
-
-    with telling_on_errors():
-        with Phase("loading PyTorch"):
+    with status_on_stderr():
+        with _loading("loading PyTorch"):
             function = resolve_name(command)
-        from txtrain.logger import setup_logging
-
+            from txtrain.logger import setup_logging
         setup_logging(None, 0)
         function(arguments)
+
+
+def _loading(text: str) -> AbstractContextManager[object]:
+    """Names a long import on the terminal, on the first rank."""
+    from txtrain.launch import find_launch
+    from txtrain.terminal import Phase
+
+    return Phase(text) if find_launch().rank == 0 else nullcontext()
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from txtrain.audio.spectrograms import Spectrograms, is_of_sound
+from txtrain.compare.sweep import check_not_only_sweeps
 from txtrain.config import newest_run
 from txtrain.data.images import see_as
 from txtrain.data.pixels import FILE as PIXELS
@@ -69,6 +70,8 @@ def _named(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir() and not (path / "config.yaml").is_file() and not is_folder(path):
         newest = newest_run(path)
+        if newest is None:
+            check_not_only_sweeps(path, key="init_from=")
         if newest and rank_zero_only.rank == 0:
             print(f"init_from={name}: its newest run is {newest.name}", file=sys.stderr)
         return newest or path

@@ -40,13 +40,17 @@ if console.width < 1:  # COLUMNS=0, in which nothing would be shown
 
 
 @contextmanager
-def telling_on_errors() -> Iterator[None]:
-    """Around a command whose standard output is its result: all else goes to standard error."""
-    before, console.stderr = console.stderr, True
+def status_on_stderr() -> Iterator[None]:
+    """Status lines and bars go to standard error, for a command whose standard output is its result."""
+    before = console.stderr, console.is_interactive, console.no_color
+    console.stderr = True
+    # Rich decides these once, by standard output.
+    console.is_interactive = console.is_terminal and not console.is_dumb_terminal
+    console.no_color |= not console.is_terminal
     try:
         yield
     finally:
-        console.stderr = before
+        console.stderr, console.is_interactive, console.no_color = before
 
 
 class Phase:
@@ -68,14 +72,14 @@ class Phase:
             self._status = console.status(self.text)
             self._status.start()
         else:
-            self._timer = threading.Timer(SILENCE, self._tell)
+            self._timer = threading.Timer(SILENCE, self._name)
             self._timer.daemon = True
             self._timer.start()
 
-    def _tell(self) -> None:
+    def _name(self) -> None:
         if logging.getLogger("txtrain").handlers:
             log.info("%s ...", self.text)
-        else:  # too early: the modules that set up logging are being loaded
+        else:  # logging is not set up while PyTorch loads
             console.print(f"{self.text} ...")
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from txtrain.audio.spectrograms import Spectrograms
-from txtrain.compare.sweep import list_sweeps
+from txtrain.compare.sweep import check_not_only_sweeps
 from txtrain.config import check, instantiate, newest_run, to_plain
 from txtrain.data import marian
 from txtrain.data.memory import FILE as MEMORY
@@ -138,7 +138,6 @@ def load_trained(
     return trained
 
 
-SHOWN_SWEEPS = 5
 CHOICES = "name a run (runs/NAME/RUN), one of its checkpoints (RUN/checkpoints/best) or a Hugging Face model's folder"
 
 
@@ -150,13 +149,7 @@ def find_checkpoint_of(path: Path) -> Path | None:
         return path.resolve()
     newest = newest_run(path)
     if newest is None:
-        if sweeps := list_sweeps(path):
-            named = ", ".join(map(str, sweeps[:SHOWN_SWEEPS]))
-            more = f" and {len(sweeps) - SHOWN_SWEEPS} more" if len(sweeps) > SHOWN_SWEEPS else ""
-            raise UserError(
-                f"{path} holds no run but sweeps, {named}{more}: name a job of one (SWEEP/0), or type txtrain eval SWEEP "
-                "for all of its jobs"
-            )
+        check_not_only_sweeps(path)
         return None
     if find_launch().rank == 0:
         print(f"{path}: its newest run is {newest.name}", file=sys.stderr)

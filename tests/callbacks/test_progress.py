@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_the_best_validation_and_the_result_have_a_colour(tmp_path: Path, monkey
     plain = output(tmp_path / "other", monkeypatch, terminal=True)
     assert not coloured(plain, "validation at step 3")
     assert "validation at step 3" in plain
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_phase_is_shown_on_standard_error_if_that_is_a_terminal(shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever standard output is, which holds the result."""
+    out, err = (io.StringIO(), Terminal()) if shown else (Terminal(), io.StringIO())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with terminal.status_on_stderr(), terminal.Phase("loading the model"):
+        time.sleep(0.2)
+    assert (out.getvalue(), "loading the model" in err.getvalue()) == ("", shown)
 
 
 def test_a_quiet_phase_is_named_after_two_seconds(

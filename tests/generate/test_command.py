@@ -117,7 +117,8 @@ def test_what_ended_a_text_is_told_and_how_fast_it_came(run, capsys):
     assert 0 < rates[1] < 10 * rates[0], "three beams cost more than one"
 
 
-def test_blank_lines_of_a_file_are_counted(run, tmp_path, capsys):
+def test_blank_lines_of_a_file_are_counted(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("txtrain.data.progress.INTERVAL", 600)
     file = tmp_path / "prompts.txt"
     file.write_text("a\n\n \nb\n")
     assert main(["generate", str(run), "--file", str(file), "--context=5"]) == 0

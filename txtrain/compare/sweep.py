@@ -23,6 +23,7 @@ RESULTS = {
     "peak_memory_bytes": "peak memory",
     "trainable_parameters": "trainable parameters",
 }
+SHOWN = 5  # sweeps that a message names
 SPEEDS = tuple(key for key in RESULTS if key.endswith("_per_second"))
 
 # How a process ends that was told to, or that nobody let end: it did nothing wrong, so it goes on when the sweep does.
@@ -240,9 +241,29 @@ class Sweep:
 
 
 def list_sweeps(folder: Path) -> list[Path]:
-    """The sweeps in a folder of runs, or in a folder of sweeps, the newest first."""
+    """The sweeps in a folder of runs or of sweeps, newest first."""
     found = [*folder.glob("sweeps/*/jobs.json"), *folder.glob("*/jobs.json")]
     return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def check_not_only_sweeps(folder: Path, *, key: str = "") -> None:
+    """Refuse a folder that is named as a model and holds sweeps but no run.
+
+    Args:
+        folder: that was named.
+        key: how a model is typed, such as `init_from=`.
+
+    Raises:
+        UserError: it is one. The line lists its sweeps.
+    """
+    if sweeps := list_sweeps(folder):
+        named = ", ".join(map(str, sweeps[:SHOWN]))
+        more = f" and {len(sweeps) - SHOWN} more" if len(sweeps) > SHOWN else ""
+        together = "" if key else f", or type txtrain eval {sweeps[0]} for all of its jobs"
+        raise UserError(
+            f"{key}{folder} holds no run, only sweeps ({named}{more}): "
+            f"name a job, such as {key}{sweeps[0] / '0'}{together}"
+        )
 
 
 def _shown(key: str, value: Any) -> str:

@@ -27,7 +27,7 @@ class Progress:
         doing: in a word or two, such as `tokenizing`.
         total: units in all; None where nobody knows.
         unit: of what is counted.
-        shown: whether it is told; not where the results are, and appear as they come.
+        shown: false where results appear on the terminal as they come.
     """
 
     def __init__(self, doing: str, total: float | None = None, *, unit: str = "B", shown: bool = True) -> None:
@@ -73,7 +73,7 @@ class Progress:
             self._print_lines()
             return
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-        # Standard output stays as it is where the bar is on standard error: results go there.
+        # A bar on standard error leaves standard output alone: results go there.
         with Bar(*columns, console=console, transient=True, redirect_stdout=not console.stderr) as bar:
             task = bar.add_task(self.text(), total=self.total)
             while not self._over.wait(REFRESH):

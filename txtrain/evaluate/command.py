@@ -17,10 +17,10 @@ from txtrain.config import instantiate
 from txtrain.errors import UserError
 from txtrain.evaluate.meter import Meter
 from txtrain.evaluate.plot import check_plot, plot
-from txtrain.evaluate.progress import Telling
+from txtrain.evaluate.progress import EvaluationProgress
 from txtrain.evaluate.result import Bucket, Result, edges, table, table_by_position, write
 from txtrain.evaluate.subject import Subject, check_length, new_subject, sample_length, typed_keys
-from txtrain.evaluate.sweeps import expand
+from txtrain.evaluate.sweeps import expand_sweeps
 from txtrain.launch import find_launch
 from txtrain.logger import setup_logging
 from txtrain.model.transformer import TransformerStack
@@ -39,7 +39,7 @@ DESCRIPTION = """The loss and other numbers of trained models on their task.
 
   txtrain eval runs/gpt/RUN                                      on its own validation data
   txtrain eval runs/gpt/RUN data=text data.path=my.txt           on other text, all of it
-  txtrain eval runs/gpt/sweeps/SWEEP                             all of its jobs, named by their overrides
+  txtrain eval runs/gpt/sweeps/SWEEP                             all of its jobs, labelled by their overrides
   txtrain eval RUN RUN --by-position data.seq_len=2048 --plot f.png    against the length of context
   txtrain eval runs/gpt/RUN trainer.devices=8 strategy=fsdp      on several devices: the same numbers
   txtrain eval runs/gpt/RUN --plots --layers 0,5 --heads 0,3     pictures of it, into the run's folder
@@ -67,7 +67,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         launch.agree(composed.trainer, options.overrides)
         if launch.rank and launch.starter != "python":
             launch.hear()
-        subjects = iter_subjects(expand(options.models), composed, typed)
+        subjects = iter_subjects(expand_sweeps(options.models), composed, typed)
         first = next(subjects)
         if options.by_position and class_of(first.config.task, "task") is not CausalLM:
             raise UserError(
@@ -160,8 +160,8 @@ def measure(
     gallery = Gallery(options.choice, model, samples, guesses) if options.plots else None
     instead = meter or guesses
     task = new_task(config, parts | {"task": new} | ({"loss": instead} if instead else {}), lambda: model, None)
-    telling = Telling(subject.name)
-    trainer.callbacks = [callback for callback in (meter, guesses, telling, gallery) if callback is not None]
+    shown = EvaluationProgress(subject.name)
+    trainer.callbacks = [callback for callback in (meter, guesses, shown, gallery) if callback is not None]
     limit = config.trainer.limit_val_batches
     if not limit:
         raise UserError("trainer.limit_val_batches=0 evaluates nothing: type trainer.limit_val_batches=1.0")

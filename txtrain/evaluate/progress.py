@@ -1,5 +1,6 @@
-"""How far an evaluation is: a bar in a terminal, plain lines elsewhere."""
+"""Progress of an evaluation: a bar on a terminal, plain lines elsewhere."""
 
+import math
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -7,8 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 from txtrain.data.progress import Progress
 
 
-class Telling(Callback):
-    """Tells it of one model.
+class EvaluationProgress(Callback):
+    """Shows how far the evaluation of one model is.
 
     Args:
         name: of the model.
@@ -19,23 +20,21 @@ class Telling(Callback):
         self._progress: Progress | None = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._progress = Progress(f"evaluating {self.name}", sum(trainer.num_val_batches), unit="batches")
-        self._progress.__enter__()
+        batches = sum(trainer.num_val_batches)
+        total = batches if math.isfinite(batches) else None
+        self._progress = Progress(f"evaluating {self.name}", total, unit="batches").__enter__()
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         if self._progress is not None:
             self._progress.advance()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop()
+    def on_validation_end(self, *_: Any) -> None:
+        self._stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.stop()
+    def on_exception(self, *_: Any) -> None:
+        self._stop()
 
-    def stop(self) -> None:
-        """Also without a start."""
+    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.__exit__(None, None, None)
             self._progress = None

@@ -1,4 +1,4 @@
-"""A sweep as the models of its jobs, each named by its overrides."""
+"""Sweeps as the models of their jobs, labelled by overrides."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,21 @@ from txtrain.saving import find_checkpoint
 log = logging.getLogger(__name__)
 
 
-def expand(models: Sequence[str]) -> list[tuple[str, str]]:
-    """The label and path of each model that is named; a sweep's directory stands for its jobs, in their order.
+def expand_sweeps(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Label and path of each model; a sweep's directory stands for its jobs, in their order.
+
+    Args:
+        models: paths as the user typed them.
 
     Raises:
         UserError: no job of a sweep has a checkpoint.
     """
     found = []
     for name in models:
-        if (Path(name).expanduser() / "jobs.json").is_file():
-            prefix = f"{Path(name).name}/" if len(models) > 1 else ""
-            found += [(f"{prefix}{title}", path) for title, path in _jobs(Path(name).expanduser())]
+        folder = Path(name).expanduser()
+        if (folder / "jobs.json").is_file():
+            prefix = f"{folder.name}/" if len(models) > 1 else ""
+            found += [(f"{prefix}{title}", path) for title, path in _jobs(folder)]
         else:
             found.append((name, name))
     return found
@@ -31,9 +35,10 @@ def _jobs(folder: Path) -> Iterator[tuple[str, str]]:
     """Titles such as `3 norm=pre seed=1`, and run directories."""
     sweep = Sweep(folder)
     trained = [job for job in sweep.jobs if find_checkpoint(job.directory) is not None]
-    for job in sweep.jobs:
-        if job not in trained:
-            log.warning("job %s of %s has no checkpoint: left out", sweep.title(job), folder)
     if not trained:
-        raise UserError(f"no job of the sweep {folder} has a checkpoint: name another, or train it")
-    yield from ((sweep.title(job), str(job.directory)) for job in trained)
+        raise UserError(f"{folder} has no job with a checkpoint: name another sweep, or train this one")
+    for job in sweep.jobs:
+        if job in trained:
+            yield sweep.title(job), str(job.directory)
+        else:
+            log.warning("%s: job %s has no checkpoint and is left out", folder, job.number)

@@ -1,6 +1,8 @@
 """`txtrain predict`: a line of JSON for each input, in batches from files, or at once for each line that comes."""
 
+import json
 import re
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -16,8 +18,8 @@ from txtrain.config import unknown_key
 from txtrain.data.progress import Progress
 from txtrain.devices import find_device
 from txtrain.errors import UserError
-from txtrain.predict.inputs import STREAM, Input, as_text, find_inputs, listen, parse_line, read_inputs, size_of
-from txtrain.predict.output import Output, opened
+from txtrain.predict.inputs import STREAM, Input, as_text, count_inputs, find_inputs, listen, parse_line, read_inputs
+from txtrain.predict.output import Output, is_unicode, open_output
 from txtrain.predict.predictor import Predictor
 from txtrain.schema import arguments as signature
 from txtrain.schema import check_value
@@ -33,10 +35,10 @@ DESCRIPTION = """What a trained model says of new inputs, a line of JSON for eac
   some program | txtrain predict runs/NAME/RUN -              lines of standard input, each answered at once
 
 MODEL is a run directory (its best checkpoint), a checkpoint of it, or a Hugging Face model's folder. An input that is
-a path is a file, else a text; --text says that it is one (its text may be a JSON object, as a line may). KEY=VALUE are
+a path is a file; any other is a text, or a JSON object with the fields of one. --text is never a path. KEY=VALUE are
 options of its task, which the task's page in docs/tasks names. An input's own fields come first in its line; one that
 cannot be read has its error there, and they are counted at the end."""
-OVERRIDE = re.compile(r"\w+=")  # as one types an option; a text may have = behind other words
+OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w.@/]*=")  # an option; in a text, = comes after a space
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -50,17 +52,18 @@ def predict(arguments: Sequence[str]) -> None:
         raise UserError(f"{options.model} continues texts: type txtrain generate {options.model}")
     predictor = new_predictor(trained.task.predictor, trained, options.overrides)
     if options.inputs == [STREAM]:
-        with opened(options.output) as output:
+        with open_output(options.output) as output:
             answer(predictor, output)
         return
     found = [
         *find_inputs(options.inputs, predictor.suffixes),
         *(as_text(text, predictor.suffixes) for text in options.text),
     ]
+    total = count_inputs(found, predictor.suffixes)
     shown = options.output is not None or not sys.stdout.isatty()  # else the lines appear as they come
     told, bad = 0, list[str]()
-    with opened(options.output) as output:
-        with Progress("predicting", size_of(found, predictor.suffixes), unit="inputs", shown=shown) as progress:
+    with open_output(options.output, found) as output:
+        with Progress("predicting", total, unit="inputs", shown=shown) as progress:
             for batch in _batches(read_inputs(found, predictor.suffixes), options.batch_size):
                 bad += tell(predictor, batch, output, stop=options.on_bad == "stop")
                 told += len(batch)
@@ -78,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     )
     add = parser.add_argument
     add("words", metavar="MODEL INPUT", nargs="*", help="the model, and texts, files, folders, globs, or - for lines")
-    add("--text", action="append", default=[], help="an input that is a text, whatever it looks like; may be repeated")
+    add("--text", action="append", default=[], metavar="TEXT", help="a text, whatever it looks like; may be repeated")
     add("--batch-size", type=int, default=16, metavar="N", help="inputs that go through the model together (16)")
     add("--on-bad", choices=("skip", "stop"), default="skip", help="what an input does that cannot be read (skip)")
     add("--output", type=Path, metavar="FILE", help="where to: a table if it is .csv (default: standard output)")
@@ -88,7 +91,10 @@ def parse(arguments: Sequence[str]) -> Namespace:
     options.overrides = [word for word in options.words if OVERRIDE.match(word)]
     words = [word for word in options.words if word not in options.overrides]
     if len(words) + len(options.text) < 2 or not words:
-        raise UserError("predict needs a model and inputs: type txtrain predict runs/NAME/RUN FILE, or - for lines")
+        text = next((f"; if it is a text, type --text {shlex.quote(word)}" for word in options.overrides), "")
+        raise UserError(
+            f"predict needs a model and inputs: type txtrain predict runs/NAME/RUN FILE, TEXT, or - for lines{text}"
+        )
     options.model, *options.inputs = words
     if STREAM in options.inputs and len(options.inputs) + len(options.text) > 1:
         raise UserError("- is standard input, and other inputs are named too: leave out one of them")
@@ -105,7 +111,8 @@ def new_predictor(kind: type[Predictor], trained: Trained, overrides: Sequence[s
     for override in overrides:
         name, _, text = override.partition("=")
         if name not in known:
-            raise UserError(unknown_key(name, known))
+            text = "" if kind.suffixes else f"; if it is a text, type --text {shlex.quote(override)}"
+            raise UserError(unknown_key(name, known) + text)
         chosen[name] = yaml.safe_load(text)
         check_value(name, chosen[name], hints[name], known[name].default)
     return kind(trained, **chosen)
@@ -129,6 +136,8 @@ def tell(predictor: Predictor, inputs: Sequence[Input], output: Output, *, stop:
     errors: dict[int, str] = {}
     for number, item in enumerate(inputs):
         try:
+            if not is_unicode(json.dumps(item.record, ensure_ascii=False)):
+                raise UserError("it has bytes or escapes that are no Unicode text: convert it to UTF-8")
             read[number] = predictor.read(predictor.beside(item.given, item.folder))
         except UserError as error:
             errors[number] = str(error) if str(error).startswith(item.place) else f"{item.place}: {error}"

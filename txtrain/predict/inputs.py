@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -37,31 +38,40 @@ class Input:
 
 
 def find_inputs(words: Sequence[str], whole: Set[str]) -> list[Path | Input]:
-    """The files that paths, folders and globs name, in order; other words are texts.
+    """The files that paths, folders and globs name, in order; other words are texts, or JSON objects.
 
     Args:
         words: what the user typed.
         whole: extensions of files that are one input each; then no word is a text.
 
     Raises:
-        UserError: there is no such file, it is of no known kind, or a word that is none looks like a path.
+        UserError: a word is empty, or looks like a path that does not exist, or a file is of no known kind.
     """
-    found = list[Path | Input]()
+    found, known = list[Path | Input](), {*whole, *ROWS}
     for word in words:
-        path, known = Path(os.path.expanduser(word)), {*whole, *ROWS}
+        if not word.strip():
+            raise UserError("an input is empty: give a text, a file, a folder, a glob, or - for standard input")
+        path = Path(os.path.expanduser(word))
+        exists = os.path.lexists(path)
+        typed = f"; if it is a text, type --text {shlex.quote(word)}"
+        if not exists and not whole and word.lstrip().startswith("{"):
+            try:
+                found.append(Input(given=parse_object(word, "the input"), place="the input"))
+            except UserError as error:
+                raise UserError(f"{error}{typed}") from error
+            continue
         if os.path.isdir(path):
             wanted = whole or known
             files = [file for file in walk(path) if _kind(file) in wanted and (_kind(file) in whole or file.is_file())]
         else:
-            files = [path] if os.path.lexists(path) else _matches(path)
-        if not files and not whole and not os.path.lexists(path) and not _looks_like_path(word):
+            files = [path] if exists else sorted(map(Path, glob(str(path), recursive=True)))
+        if not files and not exists and not whole and not _looks_like_path(word):
             found.append(as_text(word, whole))
             continue
         if not files:
-            text = "" if whole else ", or --text TEXT if it is a text"
-            raise UserError(
-                f"{word} has no input: give a file, a folder, a glob, or - for lines of standard input{text}"
-            )
+            reason = "has no input" if exists else "does not exist"
+            text = "" if exists or whole else typed
+            raise UserError(f"{word} {reason}: give a file, a folder, a glob, or - for lines of standard input{text}")
         for file in files:
             if _kind(file) not in known:
                 raise UserError(f"{file} has the unknown extension {file.suffix}: give {', '.join(sorted(known))}")
@@ -70,39 +80,37 @@ def find_inputs(words: Sequence[str], whole: Set[str]) -> list[Path | Input]:
 
 
 def as_text(text: str, whole: Set[str]) -> Input:
-    """A text that was typed, or a JSON object if it begins like one.
+    """A text that was typed.
 
     Raises:
         UserError: it is empty, or the model reads files.
     """
     if whole:
-        raise UserError(f"--text is for models that read texts: give a file of {', '.join(sorted(whole))}")
+        raise UserError(f"--text is for models of text: give a file of {', '.join(sorted(whole))}")
     if not text.strip():
-        raise UserError("a text is empty: give some text")
-    return parse_text(text, "the text")
-
-
-def _matches(pattern: Path) -> list[Path]:
-    return sorted(map(Path, glob(str(pattern), recursive=True))) if "\0" not in str(pattern) else []
+        raise UserError("--text is empty: give a text")
+    return Input(given=text, place="the text")
 
 
 def _looks_like_path(word: str) -> bool:
-    """One word with a slash, a star or an extension, or several that end in one of ours."""
-    if re.search(r"\.(jsonl|csv|tsv|txt)(\.\w+)?$", word, re.IGNORECASE):
+    """One word with a slash, a star or an extension, or several that begin or end as only paths do."""
+    if re.search(r"^(~|\.{1,2})?/|/\*|\.(jsonl|csv|tsv|txt)(\.\w+)?$", word, re.IGNORECASE):
         return True
-    return re.search(r"\s", word) is None and re.search(r"[/\\*]|\.[A-Za-z]\w{1,5}$|^~", word) is not None
+    return re.search(r"\s", word) is None and re.search(r"^~|[/\\*]|\.[A-Za-z]\w{1,5}$", word) is not None
 
 
-def size_of(found: Sequence[Path | Input], whole: Set[str]) -> int:
-    """About how many inputs there are, for a bar: blank lines and cells of several lines count as lines."""
-    return sum(1 if isinstance(item, Input) or _kind(item) in whole else _lines(item) for item in found)
+def count_inputs(found: Sequence[Path | Input], whole: Set[str]) -> int:
+    """About how many inputs there are, for a progress bar: of text and tables, the lines."""
+    return sum(1 if isinstance(item, Input) or _kind(item) in whole else _count_lines(item) for item in found)
 
 
-def _lines(file: Path) -> int:
+def _count_lines(file: Path) -> int:
+    if not file.is_file():  # a pipe can be read once
+        return 1
     try:
         with open_file(file) as stream:
             return max(1, sum(chunk.count(b"\n") for chunk in iter(partial(stream.read, 2**20), b"")))
-    except (OSError, EOFError, ValueError, RuntimeError):  # who reads it tells
+    except (OSError, EOFError, ValueError, RuntimeError):  # the reader reports it
         return 1
 
 
@@ -142,13 +150,8 @@ def listen() -> Iterator[tuple[int, str]]:
 def parse_line(numbered: tuple[int, str], whole: Set[str]) -> Input:
     """A line of standard input: a JSON object if it begins like one, else text, or where inputs are files, a name."""
     number, line = numbered
-    return parse_text(line, f"line {number}", whole)
-
-
-def parse_text(text: str, place: str, whole: Set[str] = frozenset()) -> Input:
-    """The same of any text."""
-    given = parse_object(text, place) if text.lstrip().startswith("{") else _plain(text, whole)
-    return Input(given=given, place=place)
+    place = f"line {number}"
+    return Input(given=parse_object(line, place) if line.lstrip().startswith("{") else _plain(line, whole), place=place)
 
 
 def _plain(line: str, whole: Set[str]) -> Given:
