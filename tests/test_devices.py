@@ -149,7 +149,7 @@ def test_the_memory_of_a_container_counts(
 
 
 def test_a_model_larger_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("txtrain.train.machine_memory", lambda: 2**30)
+    monkeypatch.setattr("txtrain.sizes.machine_memory", lambda: 2**30)
     with torch.device("meta"):
         model = nn.Linear(2**14, 2**14 + 1, bias=False)
     with pytest.raises(UserError, match=r"take 1\.0 GiB, and this machine, or its container, has 1\.0 GiB"):

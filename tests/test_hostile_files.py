@@ -1,8 +1,11 @@
 """Files of a run that anybody may have written or damaged: each use of the run works, or says why in one line."""
 
+import builtins
+import io
 import json
 import os
 import random
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +21,18 @@ from txtrain.errors import UserError
 from txtrain.saving import find_checkpoint, list_checkpoints
 from txtrain.saving.manifest import MANIFEST, damage
 from txtrain.saving.parts import STATE, Part
+from txtrain.trained import load_trained
 
 TEXT = Path(__file__).parent / "golden" / "text.txt"
 TINY = ["model.dim=32", "model.num_layers=1", "data=text", "data.path=text.txt", "tokenizer=byte", "data.seq_len=32"]
 TINY += ["logger=none", "trainer.accelerator=cpu", "trainer.limit_val_batches=1", "samples.length=0"]
 GENERATE = ["generate", "run", "a", "--max-new-tokens", "1", "--device", "cpu"]
 RESUME = ["train", "resume=run", "trainer.max_steps=3"]
+EVAL = ["eval", "run", "trainer.accelerator=cpu", "trainer.limit_val_batches=1"]
 USES = [
     GENERATE,
     RESUME,
-    ["eval", "run", "trainer.accelerator=cpu", "trainer.limit_val_batches=1"],
+    EVAL,
     ["export", "run", "out"],
     ["audit", "run", "1"],
     ["predict", "run", "text.txt"],
@@ -133,6 +138,27 @@ def test_a_vocabulary_that_cannot_be_is_refused_before_memory_is_asked_for(size,
     assert str(home / "run") in str(told(capsys, GENERATE))
 
 
+SIZES = [("model.num_layers", 10**6), ("model.num_layers", 9_999), ("model.dim", 10**9), ("model.dim", 10**30)]
+SIZES += [("model.ffn_dim", 10**9), ("model.num_heads", 2**60), ("model.head_dim", 10**12)]
+SIZES += [("model.vocab_size", 10**9), ("model.vocab_size", 2**62)]
+
+
+@pytest.mark.parametrize("key, size", SIZES)
+def test_a_config_of_a_model_that_cannot_be_is_refused_before_memory_is_asked_for(key, size, home, capsys):
+    """`load_trained` is what generate, eval, export, predict and --adapter read a run by."""
+    path = home / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    group, name = key.split(".")
+    config[group][name] = size
+    path.write_text(yaml.safe_dump(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError):
+        load_trained("run")
+    start = ["train", *TINY[2:], "trainer.max_steps=1", "init_from=run"]
+    assert told(capsys, RESUME if SIZES.index((key, size)) % 2 else start)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
 def test_what_is_no_checkpoint_by_its_name_is_none(home, capsys):
     checkpoints = home / "run" / "checkpoints"
     for name in ("step_abc.ckpt", "step_.ckpt", "step_-1.ckpt", "step_1.5.ckpt"):
@@ -181,22 +207,24 @@ def test_the_jobs_of_a_sweep_are_read_by_their_schema(content, tmp_path):
         Sweep(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "data.json", f"checkpoints/last/{MANIFEST}"])
-def test_a_file_that_may_not_be_read_is_named(name, home, capsys, monkeypatch):
-    path = (home / "run" / name).resolve()
-    if os.geteuid():
-        path.chmod(0)
-    else:  # whom no mode keeps out
-        real_open, real_bytes = Path.open, Path.read_bytes
+UNREADABLE = ["config.yaml", "data.json", *(f"checkpoints/step_00000002.ckpt/{name}" for name in (MANIFEST, STATE))]
 
-        def refuse(read):
-            def reading(self, *args, **kwargs):
-                if self.resolve() == path:
-                    raise PermissionError(13, "Permission denied", str(self))
-                return read(self, *args, **kwargs)
 
-            return reading
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("use", [GENERATE, RESUME], ids=["generate", "resume"])
+def test_a_file_that_may_not_be_read_is_named(name, use, home, capsys, monkeypatch):
+    """Opening it fails, as it does for a user whom its mode keeps out; no mode keeps out root."""
+    path = home / "run" / name
 
-        monkeypatch.setattr(Path, "open", refuse(real_open))
-        monkeypatch.setattr(Path, "read_bytes", refuse(real_bytes))
-    assert "ermission denied" in str(told(capsys, GENERATE)) or "no whole checkpoint" in str(told(capsys, GENERATE))
+    def refuse(function):
+        def reading(file, *args, **kwargs):
+            if not isinstance(file, int) and Path(os.fsdecode(file)).resolve() == path:
+                raise PermissionError(13, "Permission denied", str(file))
+            return function(file, *args, **kwargs)
+
+        return reading
+
+    for place in ((builtins, "open"), (io, "open"), (os, "open")):
+        monkeypatch.setattr(*place, refuse(getattr(*place)))
+    line = str(told(capsys, use))
+    assert path.name in line and "ermission denied" in line

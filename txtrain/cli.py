@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
@@ -87,6 +88,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     from txtrain.launch import find_launch
     from txtrain.mixtures import spread
     from txtrain.run import RunDirectory
+    from txtrain.sizes import check_layers
     from txtrain.trust import trusted
 
     OmegaConf.update(config, "trust", trusted(), force_add=True)  # for people to read only
@@ -115,12 +117,12 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
         from txtrain.start import same_model
 
         config = same_model(config, overrides)
-    OmegaConf.update(
-        config, "trust", trusted(), force_add=True
-    )  # for people to read: what is trusted is typed each time
+    OmegaConf.update(config, "trust", trusted(), force_add=True)  # a run's own is never read
     spread(config)
     plain = to_plain(config)
     check(plain)
+    if config.resume:
+        check_layers(Path(config.resume), plain)
     config = literal(plain)
     find_launch().agree(config.trainer, overrides)
     return config

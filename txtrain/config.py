@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from txtrain.durations import max_seconds
 from txtrain.errors import UserError
-from txtrain.records import read_config
+from txtrain.records import RESTORE, read_config
 from txtrain.schema import arguments, check_value, nearest
 from txtrain.trust import check_partial, check_target, locate, nodes
 
@@ -98,8 +98,7 @@ def check_scalars(config: DictConfig) -> None:
             except OmegaConfBaseException as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{key} cannot be resolved ({reason}): type {key}=VALUE") from error
-            if not OmegaConf.is_config(value):
-                check_value(key, value, kind)
+            check_value(key, to_plain(value) if OmegaConf.is_config(value) else value, kind)
     if not config.name.strip() or {"", ".", ".."} & set(config.name.split("/")):
         raise UserError(f"name is '{config.name}', the name of a folder in runs/: type name=gpt")
 
@@ -178,7 +177,10 @@ def instantiate_saved(config: DictConfig, group: str) -> Any:
     """What a group of a run's config makes, which is checked first."""
     node = to_plain(config)[group]
     check({group: node})
-    return instantiate(node, group)
+    try:
+        return instantiate(node, group)
+    except ValueError as error:
+        raise UserError(f"the run's {group} cannot be ({error}): {RESTORE}") from error
 
 
 def check_special(path: str, node: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from txtrain.model.lora.merging import tied
 from txtrain.records import RESTORE, DataRecord, read_record
 from txtrain.saving import BASE, WEIGHT, Reader, check_checkpoint, read_state
 from txtrain.schema import arguments
+from txtrain.sizes import check_layers, made
 from txtrain.trust import locate
 
 LARGE = 2**24  # weights of a matrix whose shape is compared before it is made
@@ -140,7 +141,12 @@ def model_of_run(run: Path, config: DictConfig | None = None) -> Callable[[], nn
     task = class_of(config["task"], "task")
     nodes = {group: config[group] for group in ("model", *task.model_groups)}
     check(nodes)
-    parts, sizes = {group: instantiate(node, group) for group, node in nodes.items()}, sizes_of_run(run)
+    check_layers(run, config)
+    sizes = sizes_of_run(run)
+    try:
+        parts = {group: instantiate(node, group) for group, node in nodes.items()}
+    except ValueError as error:
+        raise UserError(f"{run} names a model that cannot be ({error}): {RESTORE}") from error
     known = arguments(task.model_class)[0]
     if issubclass(task.model_class, EncoderDecoder):  # both of its sides take the rest
         known = arguments(Encoder)[0] | known
@@ -152,8 +158,8 @@ def model_of_run(run: Path, config: DictConfig | None = None) -> Callable[[], nn
 
     def build_model() -> nn.Module:
         try:
-            return make()
-        except ValueError as error:
+            return made(make)
+        except (ValueError, UserError) as error:
             raise UserError(f"{run} names a model that cannot be ({error}): {RESTORE}") from error
 
     return build_model

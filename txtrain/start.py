@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from txtrain.audio.spectrograms import Spectrograms, is_of_sound
 from txtrain.compare.sweep import check_not_only_sweeps
-from txtrain.config import newest_run
+from txtrain.config import newest_run, saved_config
 from txtrain.data.images import see_as
 from txtrain.data.pixels import FILE as PIXELS
 from txtrain.data.pixels import Pixels
@@ -21,6 +21,7 @@ from txtrain.interop import Imported, is_folder, read_folder
 from txtrain.model.head import LABELLING
 from txtrain.run_model import class_of, merged_config
 from txtrain.saving import BEST, find_checkpoint
+from txtrain.sizes import check_layers
 
 # What makes the model that the weights belong to.
 MODEL_GROUPS = ("model", "embedding", "head", "encoding", "norm", "attention", "ffn")
@@ -107,6 +108,7 @@ def seen_or_heard(imported: Imported) -> Pixels | Spectrograms:
 
 
 def _axes_of_run(run: Path) -> DictConfig:
+    check_layers(run, saved_config(run))
     saved = merged_config(run)
     if saved.encoding.get("max_len", 0) is None:
         saved.encoding.max_len = saved.data.get("seq_len")  # the table was made for it

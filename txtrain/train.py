@@ -21,7 +21,6 @@ from txtrain.callbacks.description import describe_memory, describe_run
 from txtrain.config import instantiate, to_plain
 from txtrain.data.base import Data
 from txtrain.data.labels import class_weights
-from txtrain.devices import machine_memory
 from txtrain.durations import as_typed, max_seconds
 from txtrain.errors import UserError
 from txtrain.interop.choice import EXPORTED, check_export, merged_axes
@@ -32,6 +31,7 @@ from txtrain.owner import releasing_runs
 from txtrain.run import RunDirectory
 from txtrain.run_model import parts_anew, with_trained
 from txtrain.saving import checkpoint_step, read_state, resume_point
+from txtrain.sizes import check_memory, made
 from txtrain.start import find_trained
 from txtrain.strategy import check_optimizer, choose_strategy, ending_processes
 from txtrain.task.base import Task
@@ -178,7 +178,7 @@ def check_class_weights(loss: Loss, task: type[Task]) -> None:
 def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Callable[[], nn.Module]) -> nn.Module:
     """The model and its optimizer without memory: an impossible combination is told before any data are read."""
     with torch.device("meta"):
-        model = build_model()
+        model = made(build_model)
         parts["lora"].apply(model, adapt_only=config.init_from is not None)
         parts["lora"].quantise(model)
         parts["checkpointing"].apply(model)
@@ -186,24 +186,6 @@ def check_model(config: DictConfig, parts: Mapping[str, Any], build_model: Calla
     if not config.dry_run:  # which may be of a model for another machine
         check_memory(model, config.trainer.precision)
     return model
-
-
-def check_memory(model: nn.Module, precision: int | str) -> None:
-    """Refuses a model whose weights alone, which are made in main memory first, are more than there is for a process.
-
-    Args:
-        model: on the meta device.
-        precision: Lightning's name for it.
-    """
-    width = 2 if str(precision).endswith("16-true") else 8
-    needed = sum(weight.numel() * min(weight.element_size(), width) for weight in model.parameters())
-    there = machine_memory()
-    if needed > there:
-        raise UserError(
-            f"the model's weights alone take {needed / 2**30:,.1f} GiB, and this machine, or its container, has "
-            f"{there / 2**30:,.1f} GiB of memory: make model.dim, model.num_layers or the vocabulary smaller, or type "
-            "dry_run=true to describe it"
-        )
 
 
 def point_to_resume(config: DictConfig, run: RunDirectory) -> Path | None:

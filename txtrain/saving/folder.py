@@ -78,7 +78,7 @@ def resume_point(run_dir: Path, *, contents: bool = True) -> Path:
         if found is None:
             return path
         log.warning("Checkpoint %s cannot be used (%s): looking for the one before.", path, found)
-    why = "it has none" if found is None else "none of them can be used"
+    why = "it has none" if found is None else f"none of them can be used: {found}"
     raise UserError(f"resume={run_dir} has no whole checkpoint ({why}): name another run, or leave resume out")
 
 
