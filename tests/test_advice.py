@@ -54,6 +54,7 @@ MISTAKES = {
         data.validation_fraction=2.0
         data.packing=odd; tokenizer=bpe tokenizer.vocab_size=100; tokenizer=bpe tokenizer.vocab_size=100000
         model.vocab_size=100; optimizer=adamww; +optimizer.momentum=0.1; model.num_decoder_layers=2
+        save.best=perplexity trainer.limit_val_batches=0; callbacks=early_stopping trainer.limit_val_batches=0
         embedding.shared=false; trainer.gradient_clip_val=-1; trainer.max_time=soon; trainer.max_time=600
     """,
     "masked": """

@@ -26,6 +26,26 @@ from txtrain.mixtures import TARGET as MIXTURE
 from txtrain.mixtures import as_typed, for_hydra, spread
 from txtrain.schema import nearest
 
+# Lightning's callbacks that a run has by another name (docs/callbacks.md).
+_AVERAGE, _SHOWN = "type ema.decay=0.999 instead", "leave it out, since it is always there"
+ELSEWHERE = {
+    "timer": "type trainer.max_time=10min instead",
+    "stochasticweightaveraging": _AVERAGE,
+    "swa": _AVERAGE,
+    "emaweightaveraging": _AVERAGE,
+    "weightaveraging": _AVERAGE,
+    "modelcheckpoint": "type save.every=100 or save.best=loss instead",
+    "onexceptioncheckpoint": "type save.every=100 instead",
+    "gradientaccumulationscheduler": "type data.micro_batch_size=1 instead",
+    "spikedetection": "type on_spike=skip instead",
+    "richprogressbar": _SHOWN,
+    "tqdmprogressbar": _SHOWN,
+    "modelsummary": _SHOWN,
+    "richmodelsummary": _SHOWN,
+    "throughputmonitor": "leave it out, since metrics.jsonl has tokens/s and MFU",
+    "devicestatsmonitor": "leave it out, since metrics.jsonl has memory",
+}
+
 
 class Composed:
     """What Hydra calls once it has composed a config: keeps it, so that the run starts after Hydra is done.
@@ -142,6 +162,8 @@ def explain(error: Exception, directory: Path, arguments: Sequence[str] = ()) ->
 def _unknown_option(group: str, option: str, names: Sequence[str]) -> str:
     if (group, option) == ("hydra/sweeper", "optuna"):
         return "hydra/sweeper=optuna needs a package that is not installed: type pip install 'txtrain[optuna]'"
+    if group == "callbacks" and (instead := ELSEWHERE.get(option.replace("_", "").lower())):
+        return f"callbacks={option} has another place: {instead}"
     near = nearest(option, names)
     do = f" (did you mean {group}={near}?)" if near else ""
     return f"{group}={option} does not exist{do}: {group} is one of {', '.join(names)}"

@@ -71,6 +71,15 @@ def check_numbers(config: DictConfig) -> None:
             "callbacks=learning_rate_monitor writes to a logger, and logger=none has none: type logger=tensorboard, or "
             "leave it out (metrics.jsonl has train/lr)"
         )
+    if not trainer.limit_val_batches:
+        unused = "callbacks=early_stopping" if "early_stopping" in (config.get("callbacks") or {}) else ""
+        if config.save.best != "loss":
+            unused = f"save.best={config.save.best}"
+        if unused:
+            raise UserError(
+                f"{unused} needs validation, and trainer.limit_val_batches={trainer.limit_val_batches} leaves it out: "
+                "type trainer.limit_val_batches=1.0"
+            )
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}: give 0 or more, such as seed={-config.seed}")
     warmup = config.schedule.get("warmup", 0)

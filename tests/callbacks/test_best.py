@@ -1,5 +1,6 @@
 """Early stopping and the best checkpoint, by any metric of validation, bit for bit on resume."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning import Callback
 from tests.callbacks.test_resume import Stop, rows
 from tests.callbacks.tiny import Run
 from txtrain.callbacks.early_stopping import EarlyStopping
+from txtrain.callbacks.first_validation import FirstValidation
 from txtrain.errors import UserError
 from txtrain.measures import HIGHER, LOWER, find_measure
 from txtrain.saving import find_checkpoint
@@ -56,6 +58,16 @@ def test_a_run_stops_early_with_a_checkpoint_and_says_why(tmp_path: Path) -> Non
     assert outcome["state"] == "finished"
     assert outcome["stopped"].startswith("callbacks=early_stopping: Monitored metric validation/loss did not improve")
     assert outcome["best"] == {"metric": "loss", "value": 2.0, "step": 2}
+
+
+@pytest.mark.parametrize("options", [{}, {"stopping_threshold": 2.0}, {"divergence_threshold": 5.0}])
+@pytest.mark.parametrize("before", [1.0, 9.0, math.nan])
+def test_the_validation_before_fine_tuning_does_not_count(tmp_path: Path, before: float, options: Any) -> None:
+    """Whatever it finds, the run ends where it would without it."""
+    losses = Script(3.0, 2.5, 2.6, 2.7, 2.4, before)  # the last at step 0
+    extra = [losses, FirstValidation(wanted=True)]
+    run = Run(tmp_path, max_steps=5, validate=1, others=[stopping(**options)], extra=extra).fit()
+    assert run.trainer.global_step == 4
 
 
 @pytest.mark.parametrize("monitor, last", [("loss", 6), ("accuracy", 3), ("val/accuracy", 3)])

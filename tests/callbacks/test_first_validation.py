@@ -1,6 +1,7 @@
 """Fine-tuning is validated before its first step; training is the same as without, and the end shows both."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,13 @@ def summary(run: str) -> dict[str, float]:
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch, capsys):
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TXTRAIN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def base(here, capsys):
     assert main(["train", *RUN, "run_dir=base"]) == 0
     assert not [row for row in rows("base") if row["step"] == 0], "from scratch there is nothing to compare with"
     capsys.readouterr()
@@ -56,6 +61,25 @@ def test_fine_tuning_is_validated_before_its_first_step(base, capsys):
     assert main(["train", "resume=tuned", "trainer.max_steps=6"]) == 0
     assert summary("tuned")["before"] == before
     assert len([row for row in rows("tuned") if row["step"] == 0]) == 1
+
+
+def test_a_classifier_with_a_new_head_is_validated_before_its_first_step(here, capsys):
+    """It knows nothing yet, and that it was measured changes neither its head nor its training."""
+    shape = ["model.dropout=0.3", "tokenizer=byte", "model.dim=32", "model.num_layers=1"]
+    assert main(["train", "task=masked_lm", *RUN[:5], *shape, "trainer.max_steps=2", "run_dir=base"]) == 0
+    lines = [f"{('awful', 'fine')[number % 2]} weather {number},{'ab'[number % 2]}\n" for number in range(40)]
+    Path("rows.csv").write_text("text,label\n" + "".join(lines))
+    tune = ["task=sequence_classification", "data=labelled", "data.path=rows.csv", "data.validation_fraction=0.3"]
+    tune += [*RUN[3:5], "trainer.log_every_n_steps=1", "trainer.max_steps=4", "init_from=base", "optimizer.lr=0.03"]
+    assert main(["train", *tune, "run_dir=tuned"]) == 0
+    told = capsys.readouterr().out
+    first, before, after = rows("tuned")[0], summary("tuned")["before"], summary("tuned")["validation_loss"]
+    assert first["step"] == 0 and first["validation/accuracy"] == before["accuracy"]
+    assert before["loss"] == first["validation/loss"] == pytest.approx(math.log(2), abs=0.2)
+    assert f"{after:.4f}  (before {before['loss']:.4f})" in told
+    assert main(["train", *tune, "trainer.limit_val_batches=0", "run_dir=without"]) == 0
+    losses = [[row["train/loss"] for row in rows(run) if "train/loss" in row] for run in ("tuned", "without")]
+    assert len(losses[0]) == 4 and losses[0] == losses[1]
 
 
 def test_averages_are_validated_once_there_are_some(base):

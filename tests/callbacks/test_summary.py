@@ -14,7 +14,8 @@ from torch import nn
 
 from tests.callbacks.tiny import Run
 from txtrain.callbacks.description import compute_dtype
-from txtrain.callbacks.summary import optimizer_name
+from txtrain.callbacks.summary import logger_name, optimizer_name
+from txtrain.logger import chosen
 from txtrain.model.lora import parameter_counts
 from txtrain.saving import find_checkpoint
 
@@ -137,3 +138,8 @@ def test_the_optimizer_that_runs_is_named() -> None:
 )
 def test_compute_dtype(precision: str, dtype: torch.dtype) -> None:
     assert compute_dtype(precision) == dtype
+
+
+def test_loggers_are_named_as_they_are_typed(tmp_path: Path) -> None:
+    both = chosen(run_dir=tmp_path, name="gpt", config={}, tensorboard=True, csv=True)
+    assert [logger_name(logger) for logger in both] == ["tensorboard", "csv"]

@@ -374,10 +374,9 @@ def test_a_run_on_conversations_goes_on_as_if_it_had_not_stopped(here: Path) -> 
 
 def test_lora_chat_adapts_a_model_and_shows_its_answer_before_and_after(here: Path, capsys: Any) -> None:
     command = ["experiment=lora_chat", "init_from=base", "data.path=my.jsonl", "data.seq_len=160", "samples.length=6"]
-    command += ["logger=none", "trainer.accelerator=cpu", "run_dir=adapted", "optimizer.lr=2e-2"]
-    assert (
-        main(["train", *command, "samples.prompt='what is a cat?'", "data.batch_size=2", "trainer.max_epochs=2"]) == 0
-    )
+    command += ["logger=none", "trainer.accelerator=cpu", "optimizer.lr=2e-2", "trainer.log_every_n_steps=1"]
+    command += ["samples.prompt='what is a cat?'", "data.batch_size=2", "trainer.max_epochs=2"]
+    assert main(["train", *command, "run_dir=adapted"]) == 0
     told = capsys.readouterr().out
     summary = json.loads((here / "adapted/summary.json").read_text())
     base = json.loads((here / "base/summary.json").read_text())
@@ -389,6 +388,12 @@ def test_lora_chat_adapts_a_model_and_shows_its_answer_before_and_after(here: Pa
     assert "sample at step 0  " in told and "sample before  " in told and "\nsample  " in told
     log = (here / "adapted/train.log").read_text()
     assert "sample at step 0  " in log and "sample before  " in log
+    measured = losses(here / "adapted")
+    assert summary["before"]["loss"] == measured[0, "validation/loss"]
+    assert summary["before"]["loss"] == pytest.approx(base["validation_loss"], rel=1e-5)
+    assert main(["train", *command, "trainer.limit_val_batches=0", "run_dir=unmeasured"]) == 0
+    trained = {key: value for key, value in measured.items() if key[1].startswith("train/")}
+    assert losses(here / "unmeasured") == trained, "measuring it first leaves no trace in training"
     assert (here / "adapted/chat_template.jinja").read_text() == CHATML
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 from txtrain.measures import Mode, find_measure
@@ -10,6 +11,8 @@ from txtrain.measures import Mode, find_measure
 
 class EarlyStopping(LightningEarlyStopping):
     """Ends a run whose metric no longer gets better, after a validation, with a checkpoint.
+
+    The validation before the first step of fine-tuning does not count.
 
     Args:
         monitor: a metric of validation, such as `loss` or `f1`.
@@ -60,6 +63,11 @@ class EarlyStopping(LightningEarlyStopping):
         """Why it ended the run, None if it did not."""
         reason = self.stopping_reason_message
         return reason and f"callbacks=early_stopping: {reason.removesuffix(' Signaling Trainer to stop.')}"
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The validation before fine-tuning measures what the run starts from; a run ends by its own.
+        if trainer.global_step:
+            super().on_validation_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The patience is what is typed now, and a run that was ended goes on to its next validation.

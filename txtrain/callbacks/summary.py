@@ -93,7 +93,7 @@ class Summary(Callback):
             | {
                 "optimizer": optimizer_name(trainer.optimizers[0]),
                 "run directory": str(self.run_dir),
-                "logger": ", ".join(_logger_name(logger) for logger in trainer.loggers) or "none",
+                "logger": ", ".join(logger_name(logger) for logger in trainer.loggers) or "none",
             }
         )
 
@@ -273,5 +273,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         remove(partial)
 
 
-def _logger_name(logger: Any) -> str:
+def logger_name(logger: Any) -> str:
+    """The option that it is, as one types it."""
     return logger.describe() if hasattr(logger, "describe") else type(logger).__name__.removesuffix("Logger").lower()

@@ -32,6 +32,9 @@ class Table(Enduring, Logger):
     def name(self) -> str:
         return "csv"
 
+    def describe(self) -> str:
+        return self.name
+
     @property
     def version(self) -> str:
         return ""
