@@ -18,7 +18,7 @@ from txtrain.interop import label_head
 from txtrain.interop.family import Family
 from txtrain.interop.names import Place
 from txtrain.interop.peft_base import BaseMatrices
-from txtrain.interop.peft_config import CONFIG, PRINCIPAL, read_config, start_of
+from txtrain.interop.peft_config import CONFIG, PRINCIPAL, is_target, read_config, start_of
 from txtrain.model import EncoderDecoder
 from txtrain.model.finite import first_not_finite
 from txtrain.model.lora.exchange import Adapter, Change, taken
@@ -59,6 +59,11 @@ def read_adapter(
         theirs = next((known for known in _names(place, family) if known in modules), None)
         if theirs is None:
             continue
+        if not is_target(config, theirs, is_table=name in ("embedding.tokens", "head.linear"), file=path / CONFIG):
+            raise UserError(
+                f"{path / TENSORS} has an adapter of {theirs}, which {CONFIG} leaves out, so that PEFT passes over it: "
+                "restore one of them"
+            )
         used.add(theirs)
         parts: Mapping[str, Tensor] = modules[theirs]
         rows = _rows(model, place, heads)
@@ -74,7 +79,7 @@ def read_adapter(
                 f"{path} is an adapter for another base: its {theirs} takes {parts['A'].shape[1]} and gives "
                 f"{parts['B'].shape[0]}, and {name} takes {size_in} and gives {size_out}"
             ) from None
-        result[name] = Change(scale=scale, dropout=config.get("lora_dropout", 0.0), **tensors)
+        result[name] = Change(scale=scale, dropout=config.get("lora_dropout") or 0.0, **tensors)
     anew = tuple(theirs for part in new for theirs in family.names.of_part(part))
     if unused := {name for name in modules.keys() - used if not name.startswith(anew)}:
         raise UserError(f"{path} is an adapter for another base, which has {min(unused)}: this one has no such layer")
