@@ -237,7 +237,7 @@ def test_a_stream_is_answered_line_by_line():
     ("arguments", "message"),
     [
         (["masked_lm", "bare.txt"], "bare.txt line 1: the text has no <mask>"),
-        (["sequence_classification", "nowhere.txt"], "nowhere.txt has no input"),
+        (["sequence_classification", "nowhere.txt"], "nowhere.txt does not exist"),
         (["sequence_classification", "bare.txt", "beams=4"], "beams is no key"),
         (["sequence_classification", "bare.txt", "top=many"], "top must be an int or null"),
         (
