@@ -6,9 +6,12 @@ from typing import Any, Literal
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torch import nn
 
+from txtrain.compose import compose as compose_typed
 from txtrain.config import check, config_directory, find_run, groups, options, resume_config, to_plain
 from txtrain.errors import UserError
 from txtrain.schema import arguments, check_value
@@ -50,6 +53,28 @@ def test_values_of_another_type_are_refused_in_words(value: Any, annotation: Any
 def test_the_example_is_the_default_where_there_is_a_useful_one() -> None:
     assert refusal(check_value, "lora.alpha", "x", int, 16).endswith("type lora.alpha=16")
     assert refusal(check_value, "trainer.max_steps", "x", int, -1).endswith("type trainer.max_steps=8")
+
+
+def test_a_command_line_is_composed_once_unless_files_may_set_the_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra would compose the whole config a second time, to look for hydra.mode in it."""
+    modes: list[RunMode] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> Any:
+        modes.append(kwargs["run_mode"])
+        return load(self, *args, **kwargs)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert compose_typed(["norm=post", "seed=3"]).config.seed == 3
+    assert modes == [RunMode.RUN]
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "swept.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+    for typed in (["hydra.mode=MULTIRUN"], ["--config-dir", str(tmp_path), "experiment=swept"]):
+        modes.clear()
+        assert "-m has nothing to sweep over" in refusal(compose_typed, typed)
+        assert modes == [RunMode.MULTIRUN] * 2
 
 
 class Base:

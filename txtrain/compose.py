@@ -77,11 +77,11 @@ def compose(arguments: Sequence[str]) -> Composed:
     composed = Composed()
     command_line = sys.argv
     sys.argv = [sys.argv[0], *_flags_first(arguments)]
-    typed = split(arguments)[1]
+    flags, typed = split(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         check_grammar(typed, groups(directory), SCALARS)
-        with checked_settings(for_hydra(typed)):
+        with checked_settings(for_hydra(typed), more_files=any(flag.startswith(("--config", "-cd")) for flag in flags)):
             hydra.main(config_path=str(directory), config_name="train", version_base="1.3")(composed)()
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(explain(error, directory, arguments)) from error

@@ -5,10 +5,11 @@ calls what it names. Files of `--config-dir` may set all of these, so they are l
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -39,17 +40,18 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 @contextmanager
-def checked_settings(typed: Sequence[str]) -> Iterator[None]:
+def checked_settings(typed: Sequence[str], *, more_files: bool) -> Iterator[None]:
     """While Hydra runs: every config that it composes is checked before it is acted on.
 
     Args:
         typed: the overrides of the command line.
+        more_files: whether files that are not in conf/ are read.
 
     Raises:
         UserError: a setting has no effect here, or would run code.
     """
     check_typed(typed)
-    load = ConfigLoaderImpl.load_configuration
+    load, read_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
 
     def load_checked(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
         config = load(self, *args, **kwargs)
@@ -62,11 +64,19 @@ def checked_settings(typed: Sequence[str]) -> Iterator[None]:
             check_sweeps(config, typed)
         return config
 
-    ConfigLoaderImpl.load_configuration = load_checked
+    def known_mode(self: Hydra, config_name: str, overrides: list[str]) -> Any:
+        # Hydra composes the whole config once more for this one setting, half a second, and no file of conf/ has it.
+        if not more_files and not any("hydra" in word for word in typed):
+            return None
+        settings = {"run_mode": RunMode.MULTIRUN, "validate_sweep_overrides": False}
+        with suppress(Exception):  # told when the config is composed for its mode
+            return load(self.config_loader, config_name, overrides, **settings).hydra.mode
+
+    ConfigLoaderImpl.load_configuration, Hydra.get_mode = load_checked, known_mode
     try:
         yield
     finally:
-        ConfigLoaderImpl.load_configuration = load
+        ConfigLoaderImpl.load_configuration, Hydra.get_mode = load, read_mode
 
 
 def check_typed(typed: Sequence[str]) -> None:
