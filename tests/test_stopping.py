@@ -163,8 +163,9 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
 
 # The terminal is that of the session, so its end is told to it.
 IN_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 from txtrain.cli import main
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests, and what they start, ignore it
 fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 sys.exit(main(["train", *sys.argv[1:]]))
 """

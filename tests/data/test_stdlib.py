@@ -39,20 +39,25 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_machine_has_the_same_text(kind, tmp_path, elsewhere):
-    def read(**options):
-        made = kind(tokenizer=Byte(), cache_dir=str(tmp_path), **options)
+def test_another_machine_has_the_same_text(kind, tmp_path, elsewhere, monkeypatch):
+    # Of a part of the list: reading all of it takes a minute.
+    monkeypatch.setitem(LISTS, "common", [name for name in LISTS["common"] if name[0] in "ab"])
+
+    def new(**options):
+        return kind(tokenizer=Byte(), cache_dir=str(tmp_path), **options)
+
+    def read():
+        made = new(modules="common")
         found = {StandardLibrary: "documents", PackageOfFunction: "examples", NamesInFunctions: "sentences"}[kind]
         return made.fingerprint(), list(getattr(made, found)())
 
-    here = read(modules="common")
-    whole = read()[0]
+    here, whole = read(), new().fingerprint()
     root = elsewhere()
-    assert read(modules="common") == here
-    assert read()[0] != whole
+    assert read() == here and here[1]
+    assert new().fingerprint() != whole
     (root / "abc.py").write_text((root / "abc.py").read_text() + "# patched\n")
     stdlib._digest.cache_clear()
-    assert read(modules="common")[0] != here[0]
+    assert new(modules="common").fingerprint() != here[0]
 
 
 def test_a_config_that_does_not_say_has_all_files_as_before():

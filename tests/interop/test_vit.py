@@ -142,6 +142,7 @@ def test_what_is_wrong_with_a_folder_is_told(change, message):
 )
 def test_what_reads_text_says_so(command, message, capsys):
     saved_vit("in")
+    Path("in/preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
     assert main(command) == 1
     error = capsys.readouterr().err
     assert message in error

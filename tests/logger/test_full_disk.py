@@ -18,6 +18,7 @@ from txtrain.saving import find_checkpoint
 # From step 4 on no file of the process may be longer than it can be, which is what a full disk is to it.
 FULL = """
 import logging, resource, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from lightning import Callback
 from tests import forked
@@ -34,7 +35,9 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 run_dir = Path(sys.argv[1])
 run_dir.mkdir()
 setup_logging(run_dir, 0)
-run = Run(run_dir, max_steps=9, every=3, loggers=new_loggers(run_dir, sys.argv[2]), extra=[Fill()]).fit()
+run = Run(run_dir, max_steps=9, every=3, loggers=new_loggers(run_dir, sys.argv[2]), extra=[Fill()])
+run.checkpoints.save = replace(run.checkpoints.save, retry_for=0.5)
+run.fit()
 run.summary.finish(run.trainer, run.task)
 close_loggers(run.trainer.loggers)
 assert run.trainer.global_step == 9
