@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from txtrain.callbacks.description import describe_memory, nearest_option, option_name
+from txtrain.callbacks.description import describe_memory
 from txtrain.cli import main
 from txtrain.config import config_directory, options
+from txtrain.naming import nearest_option, option_name
 
 CONF = config_directory()
 TEXT = Path(__file__).parents[1] / "golden" / "text.txt"

@@ -90,6 +90,7 @@ def test_models_of_our_own_are_of_a_family(family, capsys):
         (["encoding=t5"], "no family expresses this model: "),
         (["norm=residual"], "has no counterpart of norm=residual"),
         (["encoding=xpos"], "has no counterpart of encoding=xpos"),
+        (["norm=sandwich", "ffn=relu"], "llama, the nearest, has no counterpart of norm=sandwich ffn=relu\n"),
         (
             ["attention.window=8", "attention.qk_norm=all", "norm=reordered"],
             "mistral, the nearest, has no counterpart of norm=reordered",

@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from txtrain.callbacks.description import option_name
 from txtrain.model.saved import Measured, measure
+from txtrain.naming import option_name
 
 log = logging.getLogger(__name__)
 

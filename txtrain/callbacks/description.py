@@ -1,25 +1,22 @@
 """A run in words, printed before its first step and by a dry run."""
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from txtrain.config import config_directory, options
 from txtrain.durations import as_typed, max_seconds
 from txtrain.interop.choice import EXPORTED, describe_export, merged_axes
 from txtrain.model.explain import explain_attention
 from txtrain.model.lora import adapters, parameter_counts
+from txtrain.naming import as_word, nearest_option, option_name
 from txtrain.optim import is_small
 from txtrain.printable import short
 from txtrain.run_model import class_of
 from txtrain.strategy import OneDevice
 
 AXES = ("encoding", "norm", "attention", "ffn", "optimizer", "schedule")
-SHOWN = 4  # keys of an option that differ from its file
 
 
 def describe_run(
@@ -104,63 +101,6 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
 
 
-def option_name(group: str, node: Mapping[str, Any]) -> str:
-    """The option of a group that a config node is, as one types it, with the keys that differ from its file."""
-    name, changes = nearest_option(group, node)
-    more = ["…"] if len(changes) > SHOWN else []
-    return f"{name} ({', '.join(changes[:SHOWN] + more)})" if changes else name
-
-
-def nearest_option(group: str, node: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The name of the option that a config node is, and `key=value` of each key that differs from its file.
-
-    Several options may share a class (swiglu, geglu): the nearest by its values is meant. An option that is not in the
-    config tree goes by the name of its class.
-    """
-    name, changes, least = str(node["_target_"]).rpartition(".")[2], list[str](), None
-    for option, values in _option_files(group).items():
-        if values.get("_target_") == node["_target_"]:
-            found = list(_changes(values, node))
-            cost = sum(1 + (old is None or new is None) for _, old, new in found)
-            if least is None or cost < least:
-                name, changes, least = option, [f"{key}={_as_typed(new)}" for key, _, new in found], cost
-    return name, changes
-
-
-@cache
-def _option_files(group: str) -> dict[str, dict[str, Any]]:
-    folder = config_directory() / group
-    return {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in options(folder.parent, group)}
-
-
-def _changes(values: Mapping[str, Any], node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Keys of a node with another value than its option's file has; interpolations there may have any."""
-    for key in (*values, *(key for key in node if key not in values)):
-        value = values.get(key)
-        new = node.get(key, value)
-        old = float(value) if isinstance(value, str) and _is_number(value) else value  # YAML reads 1e-3 as text
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _changes(old, new, f"{prefix}{key}.")
-        elif new not in (old, value) and not str(value).startswith("${"):
-            yield f"{prefix}{key}", old, new
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _as_typed(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{','.join(_as_typed(item) for item in value)}]"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _model(shape: Mapping[str, Any], model: nn.Module) -> str:
     total, trainable = parameter_counts(model)
     layers, decoder, heads = shape["num_layers"], shape.get("num_decoder_layers"), shape["num_heads"]
@@ -196,7 +136,7 @@ def _extras(config: Mapping[str, Any]) -> dict[str, str]:
     data = config.get("data") or {}
     changes = {**(data.get("augment") or {}), **(data.get("mixing") or {})}
     used = [
-        f"{key} {_as_typed(value)}"
+        f"{key} {as_word(value)}"
         for key, value in changes.items()
         if value and not key.startswith("_") and not (key == "magnitude" and not changes.get("operations"))
     ]

@@ -5,15 +5,13 @@ A key that is a group names its option. That is what families are described by, 
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-import yaml
-
-from txtrain.config import NODE_KEYS, config_directory
+from txtrain.config import NODE_KEYS
 from txtrain.model.ffn import inner_width
 from txtrain.model.patches import pair, patch_of
+from txtrain.naming import names_option, nearest_option, option_files
 from txtrain.schema import arguments, as_typed
 
 Flat = dict[str, Any]
@@ -53,9 +51,16 @@ def differences(wanted: Flat, got: Flat) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if not _equal(value, got.get(key))}
 
 
-def typed(flat: Mapping[str, Any]) -> str:
-    """As one types it: `norm=pre norm.eps=1e-05`."""
-    return " ".join(f"{key}={as_typed(value)}" for key, value in flat.items())
+def typed(flat: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Values of these nodes as one types them: `norm=pre norm.eps=1e-05`, and `ffn=relu` for its activation."""
+    words: dict[str, None] = {}
+    for path, value in flat.items():
+        group, _, key = path.partition(".")
+        if not key or names_option(group, nodes[group], key):
+            words[f"{group}={nearest_option(group, nodes[group])[0]}"] = None
+        elif group not in flat:  # else the option itself is named, which has the key
+            words[f"{path}={as_typed(value)}"] = None
+    return " ".join(words)
 
 
 def _worked_out(flat: Flat, *, gated: bool) -> Flat:
@@ -96,16 +101,10 @@ def _equal(one: Any, other: Any) -> bool:
     return one == other
 
 
-@cache
-def _options(group: str) -> dict[str, dict[str, Any]]:
-    files = sorted((config_directory() / group).glob("*.yaml"))
-    return {file.stem: yaml.safe_load(file.read_text()) for file in files}
-
-
 def _node(group: str, option: str) -> dict[str, Any]:
-    return _options(group)[option]
+    return option_files(group)[option]
 
 
 def _option(group: str, target: str) -> str:
     """The first option with that class: those that share one differ in values only."""
-    return next((name for name, node in _options(group).items() if node["_target_"] == target), target)
+    return next((name for name, node in option_files(group).items() if node["_target_"] == target), target)

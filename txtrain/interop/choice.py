@@ -51,14 +51,15 @@ def describe_export(model_class: type, axes: Mapping[str, Any], max_len: int | N
         max_len: the longest sequence of tokens in training, if it reads tokens.
     """
     try:
-        nearest = nearest_family(of_class(model_class), with_table(axes, max_len))
+        nodes = with_table(axes, max_len)
+        nearest = nearest_family(of_class(model_class), nodes)
     except (KeyError, UserError):  # an option of the user's own package
         nearest = None
     if nearest is None:
         return False, "has no Hugging Face family"
     family, lacking = nearest
     if lacking:
-        return False, f"has no Hugging Face family: {family.model_types[0]}, the nearest, lacks {typed(lacking)}"
+        return False, f"has no Hugging Face family: {family.model_types[0]}, the nearest, lacks {typed(lacking, nodes)}"
     return True, f"exports as {family.model_types[0]}"
 
 

@@ -92,14 +92,15 @@ def choose_family(trained: Trained, name: str | None = None) -> Family:
         candidates = [known[name]]
     elif trained.family is not None:
         candidates = [trained.family, *(family for family in candidates if family is not trained.family)]
-    nearest = nearest_family(candidates, _axes(trained))
+    nodes = _axes(trained)
+    nearest = nearest_family(candidates, nodes)
     if nearest is None:
         raise UserError(f"no family that txtrain writes has a model like {type(trained.model).__name__}")
     family, lacking = nearest
     if lacking:
         raise UserError(
             f"{'' if name else 'no family expresses this model: '}{family.model_types[0]}"
-            f"{'' if name else ', the nearest,'} has no counterpart of {typed(lacking)}"
+            f"{'' if name else ', the nearest,'} has no counterpart of {typed(lacking, nodes)}"
         )
     return family
 

@@ -237,7 +237,7 @@ class Family:
         config = self._written(wanted)
         missing = self._lacks(wanted, config)
         if missing:
-            raise UserError(f"{self.model_types[0]} has no counterpart of {typed(missing)}")
+            raise UserError(f"{self.model_types[0]} has no counterpart of {typed(missing, axes)}")
         return config
 
     def lacks(self, axes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
