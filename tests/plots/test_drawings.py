@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from txtrain.model.grid import Grid
-from txtrain.plots.attention import over_area
+from txtrain.model.maps import AttentionMap
+from txtrain.plots.attention import DIM, by_brightness, draw_attention, over_area
 from txtrain.plots.canvas import as_array, new_figure, png
 from txtrain.plots.confusion import draw_confusion, most_confused
 from txtrain.plots.encoding import by_distance, tiles
 from txtrain.plots.guesses import NONE, Guesses
-from txtrain.plots.samples import LINES, WIDTH, Shown, draw_pictures, draw_table, wrapped
-from txtrain.plots.view import Area, in_brackets
+from txtrain.plots.samples import LINES, RIGHT, WIDTH, WRONG, Shown, aligned, draw_pictures, draw_table, wrapped
+from txtrain.plots.view import Area, Row, in_brackets
 from txtrain.task.base import Example
 
 
@@ -61,6 +62,42 @@ def test_the_class_token_looks_over_the_picture():
     assert over_area(weights, area).tolist() == [[weights[0, 1], weights[0, 2]], [weights[0, 4], weights[0, 5]]]
     without = Area(size=(1, 7), prefix=0, columns=7, **common)
     np.testing.assert_allclose(over_area(weights, without)[0], weights.mean(0))
+
+
+def test_a_picture_keeps_its_colours_where_nothing_looks():
+    """Only its brightness says where the model looks; what no patch covers is as dark as can be."""
+    picture = np.random.default_rng(0).uniform(0.1, 1, (5, 7, 3)).astype(np.float32)
+    shown = by_brightness(picture, np.array([[0.0, 1.0, 0.5], [0.0, 0.2, 1.0]]), (4, 6))
+    ratio = shown / picture
+    np.testing.assert_allclose(ratio, ratio[..., :1].repeat(3, -1), rtol=1e-5)
+    np.testing.assert_allclose(ratio[..., 0][[0, 1, 2, 4, 0], [0, 2, 5, 0, 6]], [DIM, 1, 1, DIM, DIM], rtol=1e-5)
+    grey = by_brightness(picture[..., 0], np.ones((1, 1)), (5, 7))
+    np.testing.assert_allclose(grey, picture[..., :1].repeat(3, -1), rtol=1e-6)
+
+
+def test_all_panels_of_attention_have_one_scale(monkeypatch):
+    from matplotlib.axes import Axes
+
+    limits, real = [], Axes.imshow
+    monkeypatch.setattr(
+        Axes, "imshow", lambda self, x, **rest: limits.append((rest["vmin"], rest["vmax"])) or real(self, x, **rest)
+    )
+    weights = torch.rand(4, 1, 3, 3) * torch.tensor([0.1, 1, 5, 1])[:, None, None, None]
+    maps = [AttentionMap(where="decoder", layer=n // 2, head=n % 2, weights=part) for n, part in enumerate(weights)]
+    draw_attention(maps, {"decoder": Row(names=["a", "b", "c"])})
+    assert len(limits) == 4 and set(limits) == {(0, limits[0][1])}
+    assert limits[0][1] > weights[1].max()
+
+
+def test_only_the_wrong_tag_is_red_and_tags_stand_under_their_words():
+    words = [("Ann", "B-PER", "B-PER"), ("in", "O", "O"), ("Constantinople", "B-LOC", "O")]
+    (_, text), (_, right), (_, model) = aligned(Example("", "", "", words=words))
+    starts = [text["black"].index(word) for word, _, _ in words]
+    assert [right["gray"].split()[n] for n in range(3)] == ["B-PER", "O", "B-LOC"]
+    assert model[RIGHT].split() == ["B-PER", "O"] and model[WRONG].split() == ["O"]
+    for start, (_, tag, said) in zip(starts, words, strict=True):
+        assert right["gray"].startswith(tag, start)
+        assert model[RIGHT if tag == said else WRONG].startswith(said, start)
 
 
 def test_distance_counts_from_the_query():

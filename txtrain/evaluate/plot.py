@@ -25,7 +25,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
     from matplotlib.ticker import StrMethodFormatter
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     ends: dict[int, list[str]] = {}
     for number, result in enumerate(results):
@@ -41,7 +41,8 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     axes.set_xlabel("context (tokens); dashed: the longest in training")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.set_title("Loss against the length of the context", fontsize=11)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

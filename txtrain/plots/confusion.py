@@ -57,8 +57,8 @@ def _figure(counts: Counts, labels: Sequence[str], chosen: Sequence[int]) -> "Fi
     name_ticks(axes.yaxis, [f"{name} ({samples[label]})" for name, label in zip(names, chosen, strict=True)])
     axes.set_xlabel("taken for")
     axes.set_ylabel("label (samples)")
-    if len(chosen) < len(labels):
-        axes.set_title(f"the {len(chosen)} of {len(labels)} labels that are confused most", fontsize=9)
+    few = f": the {len(chosen)} of {len(labels)} that are confused most" if len(chosen) < len(labels) else ""
+    axes.set_title(f"Which labels were taken for which{few}", fontsize=10)
     if len(chosen) <= WRITTEN:
         for row, label in enumerate(chosen):
             for column, other in enumerate(chosen):

@@ -83,12 +83,13 @@ def _figure(encoding: Encoding, found: Mapping[Hook, Tensor]) -> "Figure":
         axes.axis("off")
     for number, (axes, (hook, relation)) in enumerate(zip(all_axes, panels, strict=False)):
         if grid is not None:
-            _draw_on_grid(figure, axes, hook, relation[0], grid, f", {number}" if hook == "bias" else "")
+            limits = (float(shown[hook].min()), float(shown[hook].max()))  # the same for all heads
+            _draw_on_grid(figure, axes, hook, relation[0], grid, limits, f", {number}" if hook == "bias" else "")
         elif hook == "embed":
             _draw_matrix(figure, axes, relation[0])
         else:
             _draw_over_distance(axes, hook, relation, causal=encoding.stack.causal)
-    figure.suptitle(f"{type(encoding).__name__}", fontsize=11)
+    figure.suptitle(f"What {type(encoding).__name__} says of two positions", fontsize=11)
     return figure
 
 
@@ -108,17 +109,20 @@ def _draw_over_distance(axes: Any, hook: Hook, relation: Image, *, causal: bool)
     axes.set_xlabel("tokens back from the query" if causal else "tokens from the query")
     axes.grid(alpha=0.3)
     if 1 < len(rows) <= 2 * MOST_HEADS:
-        axes.legend(fontsize=7, ncols=2)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
-def _draw_on_grid(figure: Any, axes: Any, hook: Hook, relation: Image, grid: Grid, which: str) -> None:
+def _draw_on_grid(
+    figure: Any, axes: Any, hook: Hook, relation: Image, grid: Grid, limits: tuple[float, float], which: str
+) -> None:
     if hook == "embed":
         image = axes.imshow(tiles(relation, grid), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         axes.set_title(f"{TITLES[hook]}: at each\npatch's place, of it and all others", fontsize=9)
     else:
         rows, columns = grid.size
         middle = grid.prefix + (rows // 2) * columns + columns // 2
-        image = axes.imshow(relation[middle, grid.prefix :].reshape(rows, columns), cmap="viridis")
+        shown = relation[middle, grid.prefix :].reshape(rows, columns)
+        image = axes.imshow(shown, cmap="viridis", vmin=limits[0], vmax=limits[1])
         axes.plot([columns // 2], [rows // 2], marker="x", color="white")
         axes.set_title(f"{TITLES[hook]}{which}", fontsize=9)
     axes.set_xticks([])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG = "tab:green", "tab:red"
 WIDTH, LINES = 100, 6  # most letters of a line, and lines of each part
+Line = tuple[str, dict[str, str]]  # a name, and by colours the texts that stand beside it, one over the other
 SIZES = {True: (4, 3.4, 2.0), False: (6, 1.7, 2.0)}  # columns, and width and height of each, of sound and of images
 
 
@@ -66,6 +67,7 @@ def _pictures(samples: Sequence[Shown], *, upward: bool) -> "Figure":
         said, reference = (textwrap.shorten(text, 40, placeholder="…") for text in (sample.said, sample.reference))
         title = f"{said}{share}" if said == reference else f"{said or '(nothing)'}{share}\nis {reference}"
         axes.set_title(title, fontsize=8, color=RIGHT if sample.said == sample.reference else WRONG)
+    figure.suptitle("Green is right, red is wrong", fontsize=8)
     return figure
 
 
@@ -75,6 +77,7 @@ def _spectrogram(spectrogram: Image, seconds: float) -> "Figure":
     axes = figure.subplots()
     extent = (0.0, frames * seconds, -0.5, filters - 0.5)
     image = axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma", extent=extent)
+    axes.set_title("A sample as the model reads it", fontsize=10)
     axes.set_xlabel("seconds")
     axes.set_ylabel("mel filter")
     figure.colorbar(image, ax=axes, label="input of the model")
@@ -82,29 +85,32 @@ def _spectrogram(spectrogram: Image, seconds: float) -> "Figure":
 
 
 def _table(examples: "Sequence[Example]") -> "Figure":
-    lines: list[tuple[str, str, str]] = []  # a name, a text, and the colour of both
+    lines: list[Line] = []
     for example in examples:
-        lines += [*_aligned(example), ("", "", "black")] if example.words else [*_told(example), ("", "", "black")]
-    height = 0.17 * (len(lines) + 1)
+        lines += [*(aligned if example.words else _told)(example), ("", {})]
+    height = 0.17 * (len(lines) + 3)
     figure = new_figure(9.0, height)
     figure.set_layout_engine("none")
-    for number, (name, line, color) in enumerate(lines):
-        place = 1 - 0.17 * (number + 1) / height
+    title = "Samples and what the model says of them: green is right, red is wrong"
+    figure.text(0.02, 1 - 0.26 / height, title, fontsize=10, va="baseline")
+    for number, (name, parts) in enumerate(lines, start=3):
+        place = 1 - 0.17 * number / height
         figure.text(0.02, place, name, fontsize=8, color="gray", va="baseline")
-        figure.text(0.09, place, line, fontsize=8, color=color, va="baseline", family="monospace")
+        for color, text in parts.items():
+            figure.text(0.09, place, text, fontsize=8, color=color, va="baseline", family="monospace")
     return figure
 
 
-def _told(example: "Example") -> Iterator[tuple[str, str, str]]:
+def _told(example: "Example") -> Iterator[Line]:
     color = RIGHT if example.said == example.reference else WRONG
     given = [("given", example.given, "black")] if example.given else []
     for name, text, of_part in (*given, ("right", example.reference, "black"), ("model", example.said, color)):
         for number, line in enumerate(wrapped(text)):
-            yield "" if number else name, line, of_part
+            yield "" if number else name, {of_part: line}
 
 
-def _aligned(example: "Example") -> Iterator[tuple[str, str, str]]:
-    """Words with their tags under them, as many lines as there may be."""
+def aligned(example: "Example") -> Iterator[Line]:
+    """Words with their tags under them, as many lines as there may be; the wrong ones of the model are red."""
     columns = [[one_line(text)[: WIDTH - 1] for text in word] for word in example.words]
     rows, used = [list[list[str]]()], 0
     for column in columns:
@@ -115,11 +121,17 @@ def _aligned(example: "Example") -> Iterator[tuple[str, str, str]]:
         rows[-1].append([text.ljust(width) for text in column])
         used += width
     for number, row in enumerate(rows[: LINES // 3]):
-        text, right, said = ("".join(parts) for parts in zip(*row, strict=True))
         names = ("", "", "") if number else ("text", "right", "model")
-        yield names[0], text, "black"
-        yield names[1], right, "gray"
-        yield names[2], said, RIGHT if said == right else WRONG
+        yield names[0], {"black": "".join(text for text, _, _ in row)}
+        yield names[1], {"gray": "".join(right for _, right, _ in row)}
+        # Letters are equally wide, so each tag is in its place with blanks in those of the other colour.
+        yield (
+            names[2],
+            {
+                color: "".join(said if (said == right) == fits else " " * len(said) for _, right, said in row)
+                for color, fits in ((RIGHT, True), (WRONG, False))
+            },
+        )
 
 
 def wrapped(text: str) -> list[str]:
