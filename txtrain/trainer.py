@@ -52,7 +52,10 @@ def check_numbers(config: DictConfig) -> None:
         if not isinstance(trainer[key], int) or trainer[key] < 1:
             raise UserError(f"trainer.{key} is {trainer[key]}: give a number of steps, such as trainer.{key}={sample}")
     if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
-        raise UserError(f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: give a bound, or null for none")
+        raise UserError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: "
+            "set trainer.gradient_clip_val=1.0, or null for none"
+        )
     if config.get("ema") and config.ema.decay:
         if config.lora.get("merge_every"):
             raise UserError(
@@ -60,7 +63,8 @@ def check_numbers(config: DictConfig) -> None:
             )
         if trainer.precision in ("bf16-true", "16-true"):
             raise UserError(
-                f"ema.decay needs weights in float32, got trainer.precision={trainer.precision}: type bf16-mixed"
+                f"ema.decay needs weights in float32, got trainer.precision={trainer.precision}: "
+                "type trainer.precision=bf16-mixed"
             )
     for name, node in (config.get("callbacks") or {}).items():
         if not isinstance(node, Mapping) or "_target_" not in node:

@@ -49,7 +49,7 @@ def test_layers_are_those_blocks_and_leave_the_head_in(layers, numbers):
             {"layers": "first"},
             r"^lora\.layers is 'first': give a number \(lora\.layers=0\), a range such as 0-3, or a list$",
         ),
-        ({"rank_pattern": {"q_porj": 2}}, r"^lora\.rank_pattern has 'q_porj'.*set lora\.rank_pattern=\{q_proj: 2\}$"),
+        ({"rank_pattern": {"q_porj": 2}}, r"^lora\.rank_pattern has 'q_porj'.*set lora\.rank_pattern=\{q_proj:2\}$"),
         ({"init": "pissa", "rank": 20}, r"^lora\.init=pissa takes 20 directions of .* set lora\.rank=16"),
         ({"init": "olora", "targets": "head.linear"}, r"^the adapter of head\.linear cannot be merged.*tied"),
     ],

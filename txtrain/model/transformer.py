@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         if shape.num_decoder_layers is not None:
             raise ValueError(
                 f"model.num_decoder_layers={shape.num_decoder_layers} is for encoder-decoders, and this model has one "
-                "stack: set model.num_layers instead"
+                f"stack: set model.num_layers={shape.num_decoder_layers} and leave it out"
             )
         self.embedding = embedding(vocab_size=shape.rows(vocab_size), dim=shape.dim, dropout=shape.dropout)
         if not (self.embedding.shared or other_layers):

@@ -77,7 +77,7 @@ class LoRA:
             for target, value in getattr(self, key).items():
                 if value <= 0:
                     raise ValueError(
-                        f"lora.{key} is {value} for {target}: give a positive one, lora.{key}={{{target}: 8}}"
+                        f"lora.{key} is {value} for {target}: give a positive one, lora.{key}={{{target}:8}}"
                     )
         if self.b_lr_ratio <= 0:
             raise ValueError(

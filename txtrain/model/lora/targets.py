@@ -48,7 +48,7 @@ def check_pattern(key: str, pattern: Mapping[str, object], names: list[str]) -> 
             near = _near(target, names)
             raise ValueError(
                 f"lora.{key} has {target!r}, which matches no layer of lora.targets; there are "
-                f"{', '.join(_ends_of(names))}: set lora.{key}={{{(near or _ends_of(names))[0]}: {pattern[target]}}}"
+                f"{', '.join(_ends_of(names))}: set lora.{key}={{{(near or _ends_of(names))[0]}:{pattern[target]}}}"
             )
 
 
