@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.profiler import ProfilerActivity, profile
 
 from tests import forked
 from txtrain.cli import main
@@ -49,6 +50,15 @@ def test_what_has_no_numbers_of_this_kind_passes() -> None:
     whole = torch.tensor([1, 2, 255], dtype=torch.uint8)
     assert first_not_finite([("4 bits", whole), ("meta", torch.empty(4, device="meta"))]) is None
     assert first_not_finite([]) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_looking_takes_no_memory(dtype: torch.dtype) -> None:
+    """A sum in another type than the tensor's would copy it first, which reading a large model has no room for."""
+    tensor = torch.ones(10**6, dtype=dtype) * torch.tensor([1.0, -1.0], dtype=dtype).repeat(500_000)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        assert is_finite(tensor)
+    assert max(event.cpu_memory_usage for event in seen.events()) < 10**5
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +324,7 @@ def test_the_first_process_tells_what_only_another_has(tmp_path: Path, strategy:
 SPOILING = """
 import math, os, sys
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 step = torch.optim.AdamW.step
 

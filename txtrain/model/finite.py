@@ -26,7 +26,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    return tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).float()
+    return tensor.sum().float()  # of its own type, since one of another would first copy the tensor
 
 
 def _by_device(sums: list[Tensor]) -> Iterable[list[Tensor]]:
