@@ -131,12 +131,14 @@ def test_one_node_is_told_to_end_and_both_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("mistake", ["data.path=nowhere.txt", "nrm=pre"])
-def test_a_mistake_is_told_by_the_first_process_only(mistake: str, tmp_path: Path) -> None:
-    """On one machine: torchrun on another waits a minute for a first one that has ended before they met."""
-    [node] = start_nodes(tmp_path, *SETTINGS, f"data.cache_dir={tmp_path / 'cache'}", mistake, nodes=1)
-    assert node.wait(timeout=120) == 1
-    assert (tmp_path / "node0.txt").read_text().count("error: ") == 1
+def test_a_mistake_is_told_by_the_first_process_only(mistake: str, nodes: int, tmp_path: Path) -> None:
+    """All end by it at once: torchrun on a machine whose processes ended in order would wait for the others."""
+    started = start_nodes(tmp_path, *SETTINGS, f"data.cache_dir={tmp_path / 'cache'}", mistake, nodes=nodes)
+    assert [process.wait(timeout=120) for process in started] == [1] * nodes
+    told = [(tmp_path / f"node{node}.txt").read_text().count("error: ") for node in range(nodes)]
+    assert told == [1, 0][:nodes]
     assert not (tmp_path / "runs").exists()
 
 

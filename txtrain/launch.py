@@ -18,7 +18,9 @@ from omegaconf import DictConfig
 from txtrain.errors import UserError
 
 KEY = "txtrain/run_dir"
-NONE = "\0"  # what the first process tells of a run directory if it ends without one
+# What the first process tells of a run directory if it ends without one: in order, or by an error.
+NONE, FAILED = "\0", "\1"
+TELLING = 2.0  # seconds for its error, since who started the processes ends it with the first of the others that fails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +74,15 @@ class Launch:
         if self.starter == "python" or self.rank:
             yield
             return
-        store = _store(self)
+        store, end = _store(self), FAILED
         try:
             yield
+            end = NONE
+        except SystemExit as error:
+            end = FAILED if error.code else NONE
+            raise
         finally:
-            store.compare_set(_key(), "", NONE)
+            store.compare_set(_key(), "", end)
 
     @contextmanager
     def mistakes_once(self) -> Iterator[None]:
@@ -106,6 +112,9 @@ class Launch:
             run_dir: str = store.get(_key()).decode()
         except RuntimeError:
             raise SystemExit(1) from None
+        if run_dir == FAILED:
+            time.sleep(TELLING)
+            raise SystemExit(1)  # not 0: torchrun on another machine would wait for all others to succeed, too
         if run_dir == NONE:
             raise SystemExit(0)
         return run_dir

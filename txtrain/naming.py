@@ -36,7 +36,7 @@ def nearest_option(group: str, node: Mapping[str, Any]) -> tuple[str, list[str]]
 
 @cache
 def option_files(group: str) -> dict[str, dict[str, Any]]:
-    """What the file of each option of a group says, by name."""
+    """The YAML of each option of a group, by the name of the option."""
     folder = config_directory() / group
     return {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in options(folder.parent, group)}
 
@@ -71,7 +71,7 @@ def as_word(value: Any) -> str:
 
 
 def names_option(group: str, node: Mapping[str, Any], key: str) -> bool:
-    """Whether a key of a node is what tells its option from others of the same class, as `activation` does of ffn."""
+    """Whether a key tells a node's option from others of the same class, as `activation` tells gelu from relu."""
     files = option_files(group)
     name = nearest_option(group, node)[0]
     alike = [values for values in files.values() if values.get("_target_") == node["_target_"]]

@@ -86,7 +86,7 @@ def _figure(maps: Sequence[AttentionMap], queries: Reading, keys: Reading) -> "F
 
 
 def _shares(weights: Image, queries: Reading, keys: Reading) -> Image:
-    """What a panel shows: of a picture a share for each patch, of tokens one for each real query and key."""
+    """The shares in a panel: one for each patch of a picture, or one for each query and key, without padding."""
     if isinstance(keys, Area):
         return over_area(weights, keys)
     assert isinstance(queries, Row)
@@ -94,7 +94,7 @@ def _shares(weights: Image, queries: Reading, keys: Reading) -> Image:
 
 
 def _large(shares: Image) -> float:
-    """What is as bright as can be: one query with one key would make all others dark."""
+    """The top of the scale: the 99th percentile, since one large share would make all others dark."""
     return float(np.quantile(shares[shares > 0], 0.99)) if (shares > 0).any() else 1e-30
 
 
