@@ -75,12 +75,8 @@ MISTAKES = {
     "trained": "lora.rank=2 lora.base_dtype=nf4 lora.init=pissa; data.seq_len=100000",
     "learned": "data.seq_len=64",
 }
-# What these get is about a key, with no value that could be typed: a key that is misspelt, or that is none of the
-# option which was typed in the place of the task's.
-OF_A_KEY = [
-    *("lora.rnk=8", "+optimizer.momentum=0.1", "head=default", "head=distilled", "head=token_mean"),
-    "embedding=default",
-]
+# What these get is about a key that is misspelt, with no value that could be typed.
+OF_A_KEY = ["lora.rnk=8", "+optimizer.momentum=0.1"]
 CASES = [
     (base, mistake.strip())
     for base, mistakes in MISTAKES.items()

@@ -120,7 +120,7 @@ def configure(config: "DictConfig", overrides: list[str]) -> "DictConfig":
     OmegaConf.update(config, "trust", trusted(), force_add=True)  # a run's own is never read
     spread(config)
     plain = to_plain(config)
-    check(plain)
+    check(plain, overrides)
     if config.resume:
         check_layers(Path(config.resume), plain)
     config = literal(plain)

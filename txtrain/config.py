@@ -5,7 +5,7 @@ The constructor's signature is the schema and the YAML file gives the values, so
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -103,8 +103,13 @@ def check_scalars(config: DictConfig) -> None:
         raise UserError(f"name is '{config.name}', the name of a folder in runs/: type name=gpt")
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse unknown keys, missing values and wrong types in a plain config, before anything is built from it."""
+def check(config: Mapping[str, Any], typed: Sequence[str] = ()) -> None:
+    """Refuse unknown keys, missing values and wrong types in a plain config, before anything is built from it.
+
+    Args:
+        config: of a run.
+        typed: the overrides of the command line.
+    """
     for key, value in config.items():
         if key in SCALARS:
             check_value(key, value, SCALARS[key])
@@ -120,14 +125,17 @@ def check(config: Mapping[str, Any]) -> None:
                 raise UserError(f"{path}.{key} is needed and has no default: type {path}.{key}=VALUE")
     # The model's classes first: they import without Lightning, so most mistakes are told in half the time.
     for path, node in sorted(nodes(config), key=lambda item: "txtrain.model." not in str(item[1]["_target_"])):
-        _check_node(path, node)
+        _check_node(path, node, typed)
 
 
-def _check_node(path: str, node: Mapping[str, Any]) -> None:
+def _check_node(path: str, node: Mapping[str, Any], typed: Sequence[str]) -> None:
     parameters, takes_others = arguments(locate(path, node))
     values = {key: value for key, value in node.items() if key not in NODE_KEYS}
     for key, value in values.items():
         if key not in parameters and not takes_others:
+            option = next((override for override in typed if override.startswith(f"{path}=")), None)
+            if option and not any(override.lstrip("+").startswith(f"{path}.{key}=") for override in typed):
+                raise UserError(f"{option} has no {key}, which other options here set: leave {path} out")
             raise UserError(unknown_key(f"{path}.{key}", parameters))
         if key in parameters and not any(nodes(value)):  # a node within is checked on its own
             check_value(f"{path}.{key}", value, parameters[key].annotation, parameters[key].default)
